@@ -1,0 +1,1 @@
+"""The same stages on Ray, and the `emopipe` command line."""

@@ -1,0 +1,1 @@
+"""One video to one table, in this process. It knows no Ray."""
