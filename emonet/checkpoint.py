@@ -1,0 +1,283 @@
+"""A checkpoint: weights together with what is needed to use them.
+
+Ours are `.safetensors` files that carry the description as JSON under the metadata key `emonet`.
+The published ones, and a user's own, are `.pth` state dicts, described by the registry or inferred
+from their shapes. Loading never executes anything from the file.
+"""
+
+import hashlib
+import json
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emonet.errors import EmopipeError
+from emonet.labels import CLASSES_BY_COUNT
+from emonet.model import PUBLISHED_INPUT_SIZE, SIZE_MULTIPLE, EmoNet
+
+_METADATA_KEY = "emonet"
+_LAST_LAYER = "emo_fc_2.3.weight"
+_FIRST_LAYER = "conv1.weight"
+_SHOWN_DIFFERENCES = 3
+
+
+class CheckpointError(EmopipeError):
+    """A checkpoint that cannot be read or is not an EmoNet."""
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """Where a network wants its square crop, relative to the face's 68 landmarks.
+
+    Attributes:
+        scale: the square's side, in units of the mean of the landmarks' width and height.
+        shift: (x, y) from the centre of the landmarks' bounding box to the square's centre, in
+            the same units; y points down.
+    """
+
+    scale: float
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"a crop's scale is positive, not {self.scale}")
+
+
+PUBLISHED_CROP = CropSpec(scale=2 * 200 / 220)
+"""The published evaluation's: side = 200/220 · (width + height) of the landmarks' box."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a set of weights.
+
+    Attributes:
+        name: how results call it.
+        classes: expression names in the order of the logits.
+        width: channels of the hourglasses.
+        input_size: side of the square crop, pixels.
+        crop: where the crop lies on the face.
+        valence_arousal: what valence and arousal were learnt from.
+        licence: terms of the weights.
+        source: where they come from.
+        sha256: of the file, hexadecimal; empty for weights that are in no file.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    width: int
+    input_size: int
+    crop: CropSpec
+    valence_arousal: str
+    licence: str
+    source: str
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes) or not self.classes:
+            raise ValueError(f"class names are distinct and at least one, not {self.classes}")
+        if self.width <= 0 or self.width % 16:
+            raise ValueError(f"a network's width is a positive multiple of 16, not {self.width}")
+        if self.input_size <= 0 or self.input_size % SIZE_MULTIPLE:
+            raise ValueError(
+                f"an input size is a positive multiple of {SIZE_MULTIPLE}, not {self.input_size}"
+            )
+
+
+def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
+    """Read weights and their description.
+
+    Args:
+        path: a `.safetensors` file of ours, or a `.pth` state dict with the published names (with
+            or without a `module.` prefix).
+        name: what to call it; the file's stem by default.
+
+    Returns:
+        The network, float32, on the CPU, in evaluation mode; and its description.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds more than tensors, or is another network.
+    """
+    name = name or path.stem
+    if path.suffix == ".safetensors":
+        state, description = _read_safetensors(path)
+        _check_shapes(state, path)
+        checkpoint = _described(description, name, path)
+    else:
+        state = _read_pickled(path)
+        _check_shapes(state, path)
+        checkpoint = _inferred(state, name)
+    if (len(checkpoint.classes), checkpoint.width) != _dimensions(state):
+        raise CheckpointError(
+            f"{path} describes {len(checkpoint.classes)} classes and width {checkpoint.width}, "
+            f"but its tensors have {_dimensions(state)}: the file is inconsistent; "
+            f"save it again with emonet.checkpoint.save"
+        )
+    model = EmoNet(len(checkpoint.classes), checkpoint.width)
+    model.load_state_dict(state, strict=True)
+    return model.eval(), replace(checkpoint, sha256=file_sha256(path))
+
+
+def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
+    """Write weights in half precision (running statistics in float32) with their description.
+
+    The file appears under its name only when it is whole.
+    """
+    description = {k: v for k, v in asdict(checkpoint).items() if k not in ("name", "sha256")}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() if _keeps_dtype(name, tensor) else _half(tensor)
+        for name, tensor in model.state_dict().items()
+    }
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        partial = Path(file.name)
+    try:
+        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(description)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def random_weights(
+    seed: int, classes: tuple[str, ...], width: int, input_size: int
+) -> tuple[EmoNet, Checkpoint]:
+    """Make an untrained network for tests and speed measurements; its name and licence say so."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = EmoNet(len(classes), width).eval()
+    checkpoint = Checkpoint(
+        name=f"random-{seed}",
+        classes=classes,
+        width=width,
+        input_size=input_size,
+        crop=PUBLISHED_CROP,
+        valence_arousal="nothing: random weights, every output is meaningless",
+        licence="none: random weights",
+        source=f"torch's initialisation with seed {seed}",
+    )
+    return model, checkpoint
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error}); "
+            f"fetch or copy the file again, or name another with --model"
+        ) from error
+    if _METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} does not say what network it is (no '{_METADATA_KEY}' in its metadata): "
+            f"write it with emonet.checkpoint.save, or give the weights as a .pth file"
+        )
+    return state, json.loads(metadata[_METADATA_KEY])
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a file of weights alone: it is damaged, or loading it would execute "
+            f"code, which emopipe never does. Save it as torch.save(model.state_dict(), ...)"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(
+            f"{path} is not a state dict (names with tensors). "
+            f"Save it as torch.save(model.state_dict(), ...)"
+        )
+    return {name.removeprefix("module."): _full(tensor) for name, tensor in content.items()}
+
+
+def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
+    """Raise unless the tensors are exactly those of some EmoNet."""
+    n_expression, width = (
+        _dimensions(state) if {_FIRST_LAYER, _LAST_LAYER} <= set(state) else (8, 256)
+    )
+    with torch.device("meta"):
+        expected = {
+            k: tuple(v.shape) for k, v in EmoNet(max(n_expression, 1), width).state_dict().items()
+        }
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    differences = [f"{name} is missing" for name in expected if name not in found]
+    differences += [f"{name} is unknown" for name in found if name not in expected]
+    differences += [
+        f"{name} is {found[name]}, not {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if differences:
+        more = len(differences) - _SHOWN_DIFFERENCES
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (
+            f"; and {more} more" if more > 0 else ""
+        )
+        raise CheckpointError(
+            f"{path} holds another network than EmoNet: {shown}. Name an EmoNet file with --model"
+        )
+
+
+def _dimensions(state: dict[str, Tensor]) -> tuple[int, int]:
+    """Return (classes, width) as the first and the last layer tell them."""
+    return state[_LAST_LAYER].shape[0] - 2, 4 * state[_FIRST_LAYER].shape[0]
+
+
+def _described(description: dict[str, Any], name: str, path: Path) -> Checkpoint:
+    try:
+        crop = description["crop"]
+        return Checkpoint(
+            name=name,
+            classes=tuple(description["classes"]),
+            width=int(description["width"]),
+            input_size=int(description["input_size"]),
+            crop=CropSpec(float(crop["scale"]), tuple(crop["shift"])),
+            valence_arousal=str(description["valence_arousal"]),
+            licence=str(description["licence"]),
+            source=str(description["source"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the description inside {path} is incomplete or wrong ({error!r}); "
+            f"write the file again with emonet.checkpoint.save"
+        ) from error
+
+
+def _inferred(state: dict[str, Tensor], name: str) -> Checkpoint:
+    count, width = _dimensions(state)
+    unnamed = tuple(f"class_{i}" for i in range(count))
+    return Checkpoint(
+        name=name,
+        classes=CLASSES_BY_COUNT.get(count, unnamed),
+        width=width,
+        input_size=PUBLISHED_INPUT_SIZE,
+        crop=PUBLISHED_CROP,
+        valence_arousal="not stated by the file",
+        licence="not stated by the file",
+        source="not stated by the file",
+    )
+
+
+def _keeps_dtype(name: str, tensor: Tensor) -> bool:
+    return name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float16).contiguous()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,0 +1,193 @@
+"""Crops to predictions: the network on a device, at a precision, in fixed mini-batches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emonet.checkpoint import Checkpoint
+from emonet.errors import EmopipeError
+from emonet.landmarks import peaks
+from emonet.model import N_LANDMARKS, EmoNet
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+FACES_PER_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
+"""Crops a forward pass, by device type."""
+
+
+class DeviceError(EmopipeError):
+    """A device or precision that this machine does not have."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network says of N crops.
+
+    Attributes:
+        probabilities: (N, classes) float32, each row sums to 1.
+        valence: (N,) float32 in [-1, 1], negative to positive.
+        arousal: (N,) float32 in [-1, 1], calm to excited.
+        landmarks: (N, 68, 2) float32, x and y in crop pixels, 300-W order.
+        landmark_score: (N,) float32 in [0, 1], the mean height of the 68 heatmaps' peaks.
+    """
+
+    probabilities: NDArray[np.float32]
+    valence: NDArray[np.float32]
+    arousal: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    landmark_score: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.probabilities)
+        shapes = {
+            "valence": (n,),
+            "arousal": (n,),
+            "landmarks": (n, N_LANDMARKS, 2),
+            "landmark_score": (n,),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, not {shape}")
+
+
+class Predictor:
+    """A network made ready to predict.
+
+    Args:
+        model: the network; it is moved and converted in place.
+        checkpoint: its description.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest there is).
+        precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
+        faces_per_batch: crops a forward pass; by device if not given.
+
+    Raises:
+        DeviceError: the machine has no such device, or the device no such precision.
+    """
+
+    def __init__(
+        self,
+        model: EmoNet,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: str = "auto",
+        faces_per_batch: int | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.faces_per_batch = faces_per_batch or FACES_PER_BATCH[self.device.type]
+        self._dtype = PRECISIONS[self.precision]
+        self._model = model.eval().to(self.device, self._dtype)
+        # PyTorch's stubs lack this overload.
+        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Predict from crops.
+
+        Args:
+            crops: (N, size, size, 3) uint8 RGB, size as the checkpoint has it; N may be 0.
+
+        Raises:
+            ValueError: crops of another shape or type.
+        """
+        size = self.checkpoint.input_size
+        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"{self.checkpoint.name} takes uint8 crops (N, {size}, {size}, 3), "
+                f"not {crops.dtype} {crops.shape}"
+            )
+        step = self.faces_per_batch
+        batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
+        if not batches:
+            return self._nothing()
+        return Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+    @torch.inference_mode()
+    def _forward(self, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        # Crops lie in memory as (N, H, W, C): seen as (N, C, H, W) that is channels-last already.
+        x = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).to(self.device)
+        out = self._model(x.to(self._dtype) / 255)
+        points, heights = peaks(out.heatmaps)
+        tensors = (
+            out.logits.float().softmax(dim=1),
+            out.valence.float().clamp(-1, 1),
+            out.arousal.float().clamp(-1, 1),
+            points,
+            heights.mean(dim=1).clamp(0, 1),
+        )
+        return [tensor.cpu().numpy() for tensor in tensors]
+
+    def _nothing(self) -> Predictions:
+        empty = np.zeros(0, np.float32)
+        return Predictions(
+            probabilities=np.zeros((0, len(self.checkpoint.classes)), np.float32),
+            valence=empty,
+            arousal=empty,
+            landmarks=np.zeros((0, N_LANDMARKS, 2), np.float32),
+            landmark_score=empty,
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn a device's name, or "auto", into a device that this machine has.
+
+    Raises:
+        DeviceError: it has none such.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {device} is unknown: use auto, cpu, cuda or mps") from error
+    if resolved.type not in FACES_PER_BATCH:
+        raise DeviceError(f"--device {device} is unknown: use auto, cpu, cuda or mps")
+    missing_cuda = resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count()
+    missing_mps = resolved.type == "mps" and not torch.backends.mps.is_available()
+    if missing_cuda or missing_mps:
+        raise DeviceError(
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; "
+            f"use --device cpu, or install a PyTorch built for it (see `emopipe doctor`)"
+        )
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into the fastest precision that the device does natively.
+
+    Raises:
+        DeviceError: an unknown precision.
+    """
+    if precision == "auto":
+        return _native_precision(device)
+    if precision not in PRECISIONS:
+        raise DeviceError(f"--precision {precision} is unknown: use auto, {', '.join(PRECISIONS)}")
+    return precision
+
+
+def _native_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        # Tensor cores: float16 since Volta (7), bfloat16 since Ampere (8).
+        return "bfloat16" if major >= 8 else "float16" if major >= 7 else "float32"
+    if device.type == "mps":
+        return "float16"
+    return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 arithmetic; without it PyTorch emulates, slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = {word for line in cpuinfo.read_text().splitlines() for word in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -1,0 +1,98 @@
+"""Checkpoints load strictly, safely and with words."""
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from emonet import checkpoint
+from emonet.checkpoint import CheckpointError
+from emonet.labels import EMOTIONS_5, EMOTIONS_8
+
+
+@pytest.fixture
+def small():
+    return checkpoint.random_weights(seed=1, classes=EMOTIONS_8, width=32, input_size=64)
+
+
+def test_what_is_saved_is_loaded(small, tmp_path):
+    model, described = small
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(model, described, path)
+    again, description = checkpoint.load(path)
+
+    assert description == replace(described, name="small", sha256=checkpoint.file_sha256(path))
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(again.state_dict()[name].float(), tensor.float(), atol=1e-3), name
+    assert not again.training
+    assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_pth_state_dict_tells_its_classes_and_width(small, tmp_path, prefix):
+    model, _ = checkpoint.random_weights(seed=2, classes=EMOTIONS_5, width=64, input_size=64)
+    path = tmp_path / "mine.pth"
+    torch.save({prefix + name: t for name, t in model.state_dict().items()}, path)
+    _, description = checkpoint.load(path)
+    assert description.classes == EMOTIONS_5
+    assert description.width == 64
+    assert description.input_size == 256
+    assert description.crop == checkpoint.PUBLISHED_CROP
+
+
+class Malicious:
+    """Unpickling this would run a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_loading_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps({"conv1.weight": Malicious()}))
+    with pytest.raises(CheckpointError, match="not a file of weights alone"):
+        checkpoint.load(path)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all"], ids=["empty", "text"])
+def test_a_damaged_file_is_named(tmp_path, suffix, content):
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="broken"):
+        checkpoint.load(path)
+
+
+def test_another_network_is_refused_with_the_differences(small, tmp_path):
+    state = small[0].state_dict()
+    state["al0.weight"] = torch.zeros(3, 3)
+    del state["bl0.bias"]
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"bl0\.bias is missing; al0\.weight is \(3, 3\)"):
+        checkpoint.load(path)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "linear.pth"
+    torch.save(torch.nn.Linear(3, 4).state_dict(), path)
+    with pytest.raises(CheckpointError, match="another network than EmoNet"):
+        checkpoint.load(path)
+
+
+def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
+    model, described = small
+    path = tmp_path / "liar.safetensors"
+    checkpoint.save(model, replace(described, classes=EMOTIONS_5), path)
+    with pytest.raises(CheckpointError, match="5 classes"):
+        checkpoint.load(path)
+
+
+def test_random_weights_say_so(small):
+    assert "random" in small[1].name
+    assert "random" in small[1].licence

@@ -1,0 +1,87 @@
+"""The predictor's outputs are bounded, batch-independent and tied to a device that exists."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emonet import checkpoint
+from emonet.predictor import DeviceError, Predictor, resolve_precision
+
+BUNDLED = Path(str(files("pretrained"))) / "emonet-lite.safetensors"
+
+
+def predictor(precision: str = "float32", faces_per_batch: int = 4) -> Predictor:
+    model, described = checkpoint.load(BUNDLED)
+    return Predictor(model, described, "cpu", precision, faces_per_batch)
+
+
+def noise(n: int, size: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
+
+
+def test_outputs_are_probabilities_and_bounded_values_and_points_in_the_crop():
+    out = predictor()(noise(6))
+    assert out.probabilities.shape == (6, 8)
+    assert np.allclose(out.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert (np.abs(out.valence) <= 1).all()
+    assert (np.abs(out.arousal) <= 1).all()
+    assert out.landmarks.shape == (6, 68, 2)
+    assert ((out.landmarks >= 0) & (out.landmarks <= 64)).all()
+    assert ((out.landmark_score >= 0) & (out.landmark_score <= 1)).all()
+
+
+def test_a_face_is_judged_alike_wherever_it_stands_in_the_batch():
+    crops = noise(6)
+    whole = predictor()(crops)
+    alone = predictor()(crops[5:])
+    assert np.allclose(whole.probabilities[5], alone.probabilities[0], atol=1e-5)
+    assert np.allclose(whole.landmarks[5], alone.landmarks[0], atol=1e-3)
+
+
+def test_no_crops_give_no_predictions():
+    out = predictor()(noise(0))
+    assert out.probabilities.shape == (0, 8)
+    assert out.landmarks.shape == (0, 68, 2)
+
+
+def test_half_precision_agrees_with_single(shared):
+    from PIL import Image
+
+    face = Image.open(shared / "data/images/single_face.jpg").convert("RGB").resize((64, 64))
+    crops = np.asarray(face)[None]
+    single, half = predictor("float32")(crops), predictor("bfloat16")(crops)
+    assert np.abs(single.probabilities - half.probabilities).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "crops", [noise(1, 32), noise(1).astype(np.float32), noise(1)[0]], ids=["size", "type", "rank"]
+)
+def test_wrong_crops_are_refused(crops):
+    with pytest.raises(ValueError, match="takes uint8 crops"):
+        predictor()(crops)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "nonsense:1"])
+def test_a_device_that_is_not_there_is_named(device):
+    model, described = checkpoint.load(BUNDLED)
+    with pytest.raises(DeviceError, match=f"--device {device}"):
+        Predictor(model, described, device)
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(DeviceError, match="--precision int4"):
+        resolve_precision("int4", torch.device("cpu"))
+
+
+def test_cuda_agrees_with_the_cpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    crops = noise(300)
+    model, described = checkpoint.load(BUNDLED)
+    cuda = Predictor(model, described, "cuda", "float32")(crops)
+    cpu = predictor(faces_per_batch=64)(crops)
+    assert np.abs(cuda.probabilities - cpu.probabilities).max() < 1e-3
+    assert np.median(np.abs(cuda.landmarks - cpu.landmarks)) < 1e-2
