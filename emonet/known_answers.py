@@ -57,7 +57,7 @@ def check_example(predictor: Predictor, picture: Path) -> Check:
     Raises:
         PictureError: The picture cannot be read.
     """
-    out = predictor(_squeezed(picture, predictor.checkpoint.input_size))
+    out = predictor(stretched(picture, predictor.checkpoint.input_size))
     emotion = predictor.checkpoint.classes[int(out.probabilities[0].argmax())]
     valence, arousal = float(out.valence[0]), float(out.arousal[0])
     passed = (
@@ -134,8 +134,19 @@ def builtin_picture(size: int) -> NDArray[np.uint8]:
     return picture
 
 
-def _squeezed(picture: Path, size: int) -> NDArray[np.uint8]:
-    """The whole picture as one (1, size, size, 3) uint8 RGB crop."""
+def stretched(picture: Path, size: int) -> NDArray[np.uint8]:
+    """Read a picture and stretch the whole of it, uncropped, to a network's input.
+
+    Args:
+        picture: An image file.
+        size: Side of the input in pixels.
+
+    Returns:
+        (1, size, size, 3) uint8 RGB.
+
+    Raises:
+        PictureError: It cannot be read.
+    """
     try:
         with Image.open(picture) as image:
             pixels = np.array(image.convert("RGB"))
