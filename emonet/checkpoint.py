@@ -5,10 +5,8 @@ The published ones, and a user's own, are `.pth` state dicts, described by the r
 from their shapes. Loading never executes anything from the file.
 """
 
-import hashlib
 import json
 import pickle
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from emonet import weights
 from emonet.errors import EmopipeError
+from emonet.files import appearing_whole, sha256_of
 from emonet.labels import CLASSES_BY_COUNT
 from emonet.model import PUBLISHED_INPUT_SIZE, SIZE_MULTIPLE, EmoNet
 
@@ -91,6 +91,37 @@ class Checkpoint:
             )
 
 
+def open_model(model: str) -> tuple[EmoNet, Checkpoint]:
+    """Load what `--model` names: a model of the registry, or a file.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no EmoNet.
+        WeightsError: the registry's model is not on this machine; the text says how to get it.
+    """
+    entry = weights.REGISTRY.get(model)
+    if entry is None or entry.kind != "model":
+        path = Path(model)
+        if not path.is_file():
+            known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
+            raise CheckpointError(
+                f"--model {model}: there is no such file, and no model of that name; "
+                f"give the path of a .safetensors or .pth file, or one of {known}"
+            )
+        return load(path)
+    path = weights.locate(model)
+    network, checkpoint = load(path, model)
+    if path.suffix == ".safetensors":
+        return network, checkpoint
+    registered = replace(
+        checkpoint,
+        classes=entry.classes,
+        valence_arousal=entry.valence_arousal,
+        licence=entry.licence,
+        source=entry.source,
+    )
+    return network, registered
+
+
 def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     """Read weights and their description.
 
@@ -122,7 +153,7 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
         )
     model = EmoNet(len(checkpoint.classes), checkpoint.width)
     model.load_state_dict(state, strict=True)
-    return model.eval(), replace(checkpoint, sha256=file_sha256(path))
+    return model.eval(), replace(checkpoint, sha256=sha256_of(path))
 
 
 def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
@@ -135,13 +166,8 @@ def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
         name: tensor.detach().cpu().contiguous() if _keeps_dtype(name, tensor) else _half(tensor)
         for name, tensor in model.state_dict().items()
     }
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        partial = Path(file.name)
-    try:
-        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(description)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing_whole(path) as growing:
+        save_file(tensors, growing, metadata={_METADATA_KEY: json.dumps(description)})
 
 
 def random_weights(
@@ -162,12 +188,6 @@ def random_weights(
         source=f"torch's initialisation with seed {seed}",
     )
     return model, checkpoint
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

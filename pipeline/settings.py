@@ -1,0 +1,122 @@
+"""All that a user can choose of an analysis, checked where it is made."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from emonet.checkpoint import Checkpoint
+from emonet.errors import EmopipeError
+from emonet.predictor import Predictor
+from pipeline.faces import DETECTORS, Selection
+from pipeline.results import LANDMARK_TYPES
+
+DEFAULT_MODEL = "emonet-lite"
+DEFAULT_DETECTOR = "centerface"
+CROPS = ("square", "box")
+
+
+class SettingsError(EmopipeError):
+    """A setting that cannot be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to analyze.
+
+    Attributes:
+        model: a name of the registry or a checkpoint's path.
+        detector: one of `DETECTORS`.
+        detector_weights: its weights' file or folder; None for where `models fetch` puts them.
+        selection: which of the found faces count.
+        crop: "square" (the published evaluation's, around the landmarks) or "box" (the published
+            demo's: the detector's box, stretched).
+        stride: look at every stride-th frame.
+        fps: look at so many frames per second instead; None for all.
+        start: s, from where on to look; None for the beginning.
+        end: s, up to where to look; None for the end.
+        landmarks: "float32", "float16" or "none".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto", "float32", "bfloat16" or "float16".
+        faces_per_batch: crops a forward pass; None for the device's own.
+        threads: CPU threads of detection and network; None for all cores.
+
+    Raises:
+        SettingsError: a value that cannot be; the text names the option.
+    """
+
+    model: str = DEFAULT_MODEL
+    detector: str = DEFAULT_DETECTOR
+    detector_weights: Path | None = None
+    selection: Selection = Selection()
+    crop: str = CROPS[0]
+    stride: int = 1
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    landmarks: str = LANDMARK_TYPES[0]
+    device: str = "auto"
+    precision: str = "auto"
+    faces_per_batch: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.detector in DETECTORS, f"--detector is one of {', '.join(DETECTORS)}")
+        _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
+        _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
+        _require(self.stride >= 1, "--stride is 1 or more")
+        _require(self.fps is None or self.fps > 0, "--fps is more than 0")
+        _require(self.fps is None or self.stride == 1, "--fps and --stride exclude each other")
+        _require(self.start is None or self.start >= 0, "--start is 0 s or later")
+        _require(
+            self.end is None or self.end > (self.start or 0),
+            "--end is later than --start (and 0 s)",
+        )
+        _require(
+            self.faces_per_batch is None or self.faces_per_batch >= 1,
+            "--faces-per-batch is 1 or more",
+        )
+        _require(self.threads is None or self.threads >= 1, "--threads is 1 or more")
+
+
+def describe(settings: Settings, checkpoint: Checkpoint, predictor: Predictor) -> dict[str, Any]:
+    """Say how the results are made, for their metadata.
+
+    Everything under "settings" changes results; two runs on one output must agree in it. The
+    fingerprint is the SHA-256 of that part.
+    """
+    decisive = {
+        "checkpoint": checkpoint.sha256,
+        "classes": list(checkpoint.classes),
+        "detector": settings.detector,
+        **vars(settings.selection),
+        "crop": settings.crop,
+        "stride": settings.stride,
+        "fps": settings.fps,
+        "start": settings.start,
+        "end": settings.end,
+        "landmarks": settings.landmarks,
+        "precision": predictor.precision,
+    }
+    canonical = json.dumps(decisive, sort_keys=True)
+    return {
+        "emopipe": version("emopipe"),
+        "checkpoint": {
+            "name": checkpoint.name,
+            "sha256": checkpoint.sha256,
+            "licence": checkpoint.licence,
+            "source": checkpoint.source,
+            "valence_arousal": checkpoint.valence_arousal,
+        },
+        "device": str(predictor.device),
+        "faces_per_batch": predictor.faces_per_batch,
+        "settings": json.loads(canonical),
+        "fingerprint": sha256(canonical.encode()).hexdigest(),
+    }
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise SettingsError(sentence)

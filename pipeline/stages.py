@@ -1,0 +1,149 @@
+"""The two stages of a span: frames to faces (CPU), faces to rows (the network's device)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+from emonet.checkpoint import CropSpec
+from emonet.predictor import Predictor
+from pipeline.align import crop_boxes, cut, sharpness, to_frame
+from pipeline.decoder import Decoder, Frames
+from pipeline.faces import Faces, load_detector, select
+from pipeline.results import SpanFaces, span_rows
+from pipeline.settings import Settings
+from pipeline.video import Video
+
+SPAN_FRAMES = 128
+"""Sampled frames of a span: the unit of batching, of parts and of resume."""
+
+SEGMENT_SPANS = 16
+"""Spans of a segment: what is decoded in one go, from one seek."""
+
+
+def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Divide a video's sampled frames into spans.
+
+    Args:
+        numbers: (n,) frame numbers, ascending.
+
+    Returns:
+        Span index to its frame numbers.
+    """
+    return {
+        span: numbers[first : first + SPAN_FRAMES]
+        for span, first in enumerate(range(0, len(numbers), SPAN_FRAMES))
+    }
+
+
+class FaceStage:
+    """Decodes, detects and aligns. A context manager, since it owns the decoding child.
+
+    Args:
+        settings: the analysis's.
+        crop: where the network wants its crop.
+        size: the crop's side, pixels.
+    """
+
+    def __init__(self, settings: Settings, crop: CropSpec, size: int) -> None:
+        self._settings = settings
+        self._detector = load_detector(settings.detector, weights=settings.detector_weights)
+        self._crop = crop
+        self._size = size
+        self._decoder = Decoder()
+
+    def __enter__(self) -> "FaceStage":
+        self._decoder.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._decoder.__exit__(*exception)
+
+    def spans(self, video: Video, wanted: Mapping[int, NDArray[np.int64]]) -> Iterator[SpanFaces]:
+        """Yield consecutive spans of a video, in order, each once it is whole.
+
+        Frames that the decoder could not deliver are not in their span.
+
+        Args:
+            video: the video.
+            wanted: span index to frame numbers, ascending.
+
+        Raises:
+            DecodeError: decoding broke off; the spans yielded before are good.
+        """
+        collected: list[_Looked] = []
+        waiting = list(wanted)
+        for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
+            for looked in self._look(frames):
+                while looked.number > wanted[waiting[0]][-1]:
+                    yield self._span(video, waiting.pop(0), collected)
+                    collected = []
+                collected.append(looked)
+        for span in waiting:
+            yield self._span(video, span, collected)
+            collected = []
+
+    def _look(self, frames: Frames) -> Iterator["_Looked"]:
+        """Find, choose and cut out the faces of some frames."""
+        found = self._detector.detect(list(frames.images))
+        for number, time, image, every in zip(
+            frames.numbers.tolist(), frames.times.tolist(), frames.images, found, strict=True
+        ):
+            faces = select(every, self._settings.selection)
+            boxes = crop_boxes(faces, self._detector.calibration, self._crop, self._settings.crop)
+            yield _Looked(number, time, faces, boxes, cut(image, boxes, self._size))
+
+    def _span(self, video: Video, span: int, looked: list["_Looked"]) -> SpanFaces:
+        counts = [len(one.faces.scores) for one in looked]
+        crops = _joined([one.crops for one in looked], (0, self._size, self._size, 3), np.uint8)
+        return SpanFaces(
+            video=video.name,
+            span=span,
+            numbers=np.array([one.number for one in looked], np.int32),
+            times=np.array([one.time for one in looked], np.float64),
+            frame=np.repeat(np.arange(len(looked)), counts),
+            face=_joined([np.arange(count) for count in counts], (0,), np.int16),
+            boxes=_joined([one.faces.boxes for one in looked], (0, 4), np.float32),
+            scores=_joined([one.faces.scores for one in looked], (0,), np.float32),
+            crops=crops,
+            crop_boxes=_joined([one.boxes for one in looked], (0, 4), np.float32),
+            sharpness=sharpness(crops),
+        )
+
+
+class EmotionStage:
+    """Runs the network over a span's crops and lays out its rows.
+
+    Args:
+        predictor: the network.
+        schema: of the results.
+    """
+
+    def __init__(self, predictor: Predictor, schema: pa.Schema) -> None:
+        self._predictor = predictor
+        self._schema = schema
+
+    def rows(self, span: SpanFaces) -> pa.Table:
+        """Predict and lay out."""
+        predictions = self._predictor(span.crops)
+        size = self._predictor.checkpoint.input_size
+        landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
+        return span_rows(span, predictions, landmarks, self._schema)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One frame with its chosen faces, their crops' boxes in the frame, and the crops."""
+
+    number: int
+    time: float
+    faces: Faces
+    boxes: NDArray[np.float32]
+    crops: NDArray[np.uint8]
+
+
+def _joined(arrays: list[NDArray[Any]], empty: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    return np.concatenate([np.zeros(empty, dtype), *arrays], dtype=dtype)

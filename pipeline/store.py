@@ -1,0 +1,404 @@
+"""The output being made: parts of spans, one commit a video, then the results.
+
+While a run works, everything lies in `<out>.partial/` beside the output:
+
+    run.json            how the run makes its results; another way is refused
+    lock                held by the one run that may write
+    <key>/00000.parquet the rows of span 0 of one video, of one content, by one backend
+    <key>.parquet       a video's rows, merged
+    <key>.json          its record: written last, this commits the video
+
+A killed run goes on from there. `finish` puts the results in place, each replaced only by a whole
+file, and then removes the folder.
+"""
+
+import hashlib
+import heapq
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from emonet.errors import EmopipeError
+from emonet.files import appearing_whole, sha256_of
+from pipeline.results import (
+    VideoRecord,
+    is_single_file,
+    read_records,
+    read_settings,
+    read_table,
+    rows_schema,
+    videos_path,
+    videos_schema,
+    videos_table,
+)
+from pipeline.video import Video
+
+ROWS_PER_GROUP = 65_536
+"""Rows of a Parquet row group: some 45 MB with landmarks, the most that merging holds at once."""
+
+_DICTIONARY_COLUMNS = ["video", "emotion"]
+
+
+class OutputError(EmopipeError):
+    """An output that cannot be written, or that holds something else."""
+
+
+class Store:
+    """One output, opened by `open_store`.
+
+    Args:
+        out: the results file (`*.parquet`) or folder.
+        description: how this run makes its results; `description["settings"]` is all that
+            changes them.
+        classes: expression names.
+        landmarks: "float32", "float16" or "none".
+    """
+
+    def __init__(
+        self, out: Path, description: dict[str, Any], classes: tuple[str, ...], landmarks: str
+    ) -> None:
+        self.out = out
+        self.schema = rows_schema(classes, landmarks, description)
+        self._description = description
+        self._partial = partial_path(out)
+        self._kept: dict[str, VideoRecord] = {}
+        self._new: dict[str, VideoRecord] = {}
+        self._replaced: Set[str] = frozenset()
+
+    def record(self, name: str, file: Path) -> VideoRecord | None:
+        """Return what is already known of an input, or None if it is to be done.
+
+        An input whose size or modification time is not the recorded one is to be done; where only
+        the time differs its content decides.
+        """
+        record = self._new.get(name) or self._kept.get(name)
+        if record is None or not file.exists():
+            return record
+        stat = file.stat()
+        if (record.bytes, record.modified) == (stat.st_size, stat.st_mtime):
+            return record
+        same_content = record.bytes == stat.st_size and record.sha256 == sha256_of(file)
+        return record if same_content else None
+
+    def spans(self, video: Video) -> set[int]:
+        """Return the spans of a video whose rows are already here."""
+        return {int(path.stem) for path in self._parts(video).glob("*.parquet")}
+
+    def write(self, video: Video, span: int, rows: pa.Table) -> None:
+        """Keep a span's rows; a span of which no frame could be had keeps none.
+
+        Raises:
+            OutputError: the disk does not take them.
+        """
+        with _writing(self.out):
+            self._parts(video).mkdir(parents=True, exist_ok=True)
+            _write_whole(self._parts(video) / f"{span:05d}.parquet", [rows], self.schema)
+
+    def commit(self, video: Video, wanted: NDArray[np.int64], error: str | None) -> VideoRecord:
+        """Merge a video's spans and commit it.
+
+        Args:
+            video: the video.
+            wanted: (n,) the sampled frames' numbers, ascending.
+            error: what went wrong on the way, in words, if anything.
+
+        Raises:
+            OutputError: the disk does not take it.
+            RuntimeError: a frame stands in two spans, or was not asked for.
+        """
+        parts = sorted(self._parts(video).glob("*.parquet"))
+        frames, faces = _count(parts)
+        absent = np.setdiff1d(wanted, frames)
+        if len(frames) + len(absent) != len(wanted):
+            raise RuntimeError(f"{video.name}: the spans' frames are not those that were sampled")
+        complete = not len(absent) and not video.lost
+        record = VideoRecord(
+            video=video.name,
+            status="ok" if complete else "partial" if len(frames) else "failed",
+            error=None if complete else _problem(video, len(absent), len(wanted), error),
+            missing=ranges(absent, wanted) + _lost(video),
+            backend=video.backend,
+            frames=len(frames),
+            faces=faces,
+            fps=video.fps,
+            width=video.width,
+            height=video.height,
+            bytes=video.size,
+            modified=_modified(video.path),
+            sha256=video.sha256,
+        )
+        with _writing(self.out):
+            merged = (read_table(part) for part in parts)
+            _write_whole(self._file(video.name, ".parquet"), merged, self.schema)
+            self._commit(record)
+            shutil.rmtree(self._parts(video), ignore_errors=True)
+        return record
+
+    def fail(self, name: str, file: Path, error: str) -> VideoRecord:
+        """Commit an input of which nothing could be had."""
+        size = file.stat().st_size if file.exists() else None
+        record = VideoRecord(name, "failed", error, bytes=size, modified=_modified(file))
+        with _writing(self.out):
+            self._commit(record)
+        return record
+
+    def finish(self) -> list[VideoRecord]:
+        """Put the results in place and remove the working folder.
+
+        Returns:
+            The records of all the output's videos, sorted by name.
+
+        Raises:
+            OutputError: the disk does not take them.
+        """
+        records = sorted({**self._kept, **self._new}.values(), key=lambda record: record.video)
+        with _writing(self.out):
+            if self._new or not self.out.exists():
+                if is_single_file(self.out):
+                    _write_whole(self.out, self._all_rows(), self.schema)
+                else:
+                    self._place_files()
+                table = videos_table(records, videos_schema(self._description))
+                _write_whole(videos_path(self.out), [table], table.schema)
+            shutil.rmtree(self._partial)
+        return records
+
+    def _prepare(self, overwrite: bool) -> None:
+        """Take up what an earlier run left, or refuse it."""
+        run = self._partial / "run.json"
+        if overwrite:
+            for path in self._partial.iterdir():
+                if path.name != "lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        begun = json.loads(run.read_text()) if run.exists() else None
+        replacing = begun["replacing"] if begun else overwrite
+        if begun:
+            self._refuse_other_settings(begun["description"])
+        else:
+            content = {"description": self._description, "replacing": replacing}
+            with appearing_whole(run) as growing:
+                growing.write_text(json.dumps(content, indent=1))
+        earlier = self._earlier_records(replacing)
+        if replacing:
+            self._replaced = earlier.keys()
+        else:
+            self._kept = earlier
+        for path in self._partial.glob("*.json"):
+            if path != run:
+                record = _record(json.loads(path.read_text()))
+                self._new[record.video] = record
+
+    def _earlier_records(self, replacing: bool) -> dict[str, VideoRecord]:
+        """Return the records of the results that lie in place already."""
+        beside = videos_path(self.out)
+        if not self.out.exists():
+            return {}
+        if not beside.exists():
+            if replacing:
+                return {}
+            raise OutputError(
+                f"{self.out} exists and {beside.name} does not lie beside it, so it is not known "
+                f"what it holds: choose another --out, or --overwrite to replace it"
+            )
+        if not replacing:
+            self._refuse_other_settings(read_settings(beside))
+        return {record.video: record for record in read_records(beside)}
+
+    def _refuse_other_settings(self, description: dict[str, Any]) -> None:
+        then, now = description.get("settings", {}), self._description["settings"]
+        changed = sorted(k for k in {*then, *now} if then.get(k) != now.get(k))
+        if changed:
+            differences = ", ".join(f"{k} was {then.get(k)} and is {now.get(k)}" for k in changed)
+            raise OutputError(
+                f"{self.out} was begun with other settings ({differences}): use those, "
+                f"choose another --out, or --overwrite to start anew"
+            )
+
+    def _commit(self, record: VideoRecord) -> None:
+        with appearing_whole(self._file(record.video, ".json")) as growing:
+            growing.write_text(json.dumps(asdict(record)))
+        self._new[record.video] = record
+
+    def _all_rows(self) -> Iterator[pa.Table]:
+        """Yield the rows of all videos in order of name: new ones, and those of the old file."""
+        kept = self._kept.keys() - self._new.keys()
+        old = _rows_by_video(self.out, kept) if kept else iter(())
+        new = (
+            (name, rows)
+            for name in sorted(self._new)
+            if self._new[name].frames
+            for rows in _row_groups(self._file(name, ".parquet"))
+        )
+        for _, rows in heapq.merge(old, new, key=lambda named: named[0]):
+            yield rows
+
+    def _place_files(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name, record in self._new.items():
+            merged = self._file(name, ".parquet")
+            target = self._place(name)
+            if merged.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                merged.replace(target)
+            elif not record.frames:
+                target.unlink(missing_ok=True)
+        for name in self._replaced - self._new.keys():
+            self._place(name).unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Path:
+        return self.out / f"{name}.parquet"
+
+    def _parts(self, video: Video) -> Path:
+        return self._partial / _key(f"{video.name}\n{video.sha256}\n{video.backend}")
+
+    def _file(self, name: str, suffix: str) -> Path:
+        return self._partial / (_key(name) + suffix)
+
+
+@contextmanager
+def open_store(
+    out: Path,
+    description: dict[str, Any],
+    classes: tuple[str, ...],
+    landmarks: str = "float32",
+    overwrite: bool = False,
+) -> Iterator[Store]:
+    """Open an output for one run, which alone may write it.
+
+    Raises:
+        OutputError: it cannot be written, another run is writing it, or what lies there was made
+            otherwise (and `overwrite` is not set).
+    """
+    store = Store(out, description, classes, landmarks)
+    partial = partial_path(out)
+    with _writing(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(partial / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"another run is writing {out}: wait for it, or choose another --out"
+            ) from error
+    try:
+        with _writing(out):
+            store._prepare(overwrite)
+        yield store
+    finally:
+        lock.release()
+
+
+def partial_path(out: Path) -> Path:
+    """Where a run works on an output."""
+    return out.with_name(out.name + ".partial")
+
+
+def ranges(missing: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Join missing frames into (first, last) ranges of neighbours among the wanted ones."""
+    if not len(missing):
+        return ()
+    rank = np.searchsorted(wanted, missing)
+    runs = np.split(missing, np.flatnonzero(np.diff(rank) > 1) + 1)
+    return tuple((int(run[0]), int(run[-1])) for run in runs)
+
+
+def _problem(video: Video, absent: int, wanted: int, error: str | None) -> str:
+    """Say in words what is missing, and why if that is known."""
+    said = []
+    if absent:
+        said.append(f"{absent} of {wanted} sampled frames could not be decoded")
+    if video.lost:
+        said.append(f"the file is cut short: {video.lost} frames that it lists are not in it")
+    return "; ".join(said) + (f" ({error})" if error else "")
+
+
+def _lost(video: Video) -> tuple[tuple[int, int], ...]:
+    """Return the range of frames that the file lists and no longer has."""
+    return ((video.frames, video.frames + video.lost - 1),) if video.lost else ()
+
+
+def _modified(file: Path) -> float | None:
+    return file.stat().st_mtime if file.exists() else None
+
+
+def _count(parts: list[Path]) -> tuple[NDArray[np.int64], int]:
+    """Return the distinct frames of a video's parts, and how many faces are on them."""
+    frames, faces = [np.zeros(0, np.int64)], 0
+    for part in parts:
+        table = pq.ParquetFile(part).read(columns=["frame", "face"])
+        frames.append(np.unique(table.column("frame").to_numpy()).astype(np.int64))
+        faces += table.num_rows - table.column("face").null_count
+    every = np.concatenate(frames)
+    if len(np.unique(every)) != len(every):
+        raise RuntimeError(f"{parts[0].parent}: a frame stands in two spans")
+    return every, faces
+
+
+def _row_groups(file: Path) -> Iterator[pa.Table]:
+    with pq.ParquetFile(file) as opened:
+        for group in range(opened.num_row_groups):
+            yield opened.read_row_group(group)
+
+
+def _rows_by_video(file: Path, names: set[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield (name, rows) of the named videos from a file that is sorted by video."""
+    for rows in _row_groups(file):
+        runs = pc.run_end_encode(rows.column("video").cast(pa.string()).combine_chunks())
+        start = 0
+        for name, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            if name in names:
+                yield name, rows.slice(start, end - start)
+            start = end
+
+
+def _write_whole(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write tables as one Parquet file, in row groups of bounded size."""
+    with (
+        appearing_whole(path) as growing,
+        pq.ParquetWriter(
+            growing, schema, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS
+        ) as writer,
+    ):
+        waiting: list[pa.Table] = []
+        for table in tables:
+            waiting.append(table.replace_schema_metadata(schema.metadata))
+            if sum(t.num_rows for t in waiting) >= ROWS_PER_GROUP:
+                writer.write_table(_join(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(_join(waiting))
+
+
+def _join(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _record(content: dict[str, Any]) -> VideoRecord:
+    return VideoRecord(**content | {"missing": tuple(tuple(pair) for pair in content["missing"])})
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn the disk's refusals into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be written ({error.strerror or error}): choose another --out, "
+            f"or make room and rights there"
+        ) from error

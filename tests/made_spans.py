@@ -1,0 +1,35 @@
+"""Spans and predictions with seeded numbers, for tests of what is done with them."""
+
+import numpy as np
+
+from emonet.predictor import Predictions
+from pipeline.results import SpanFaces
+
+
+def a_span(
+    faces_per_frame: list[int], video: str = "a/clip.mp4", first: int = 0, stride: int = 2
+) -> tuple[SpanFaces, Predictions]:
+    """Make a span with so many faces on each of its frames, from frame `first` on."""
+    rng = np.random.default_rng([len(faces_per_frame), first])
+    n = sum(faces_per_frame)
+    span = SpanFaces(
+        video=video,
+        span=0,
+        numbers=first + np.arange(len(faces_per_frame), dtype=np.int32) * stride,
+        times=np.arange(len(faces_per_frame)) / 12.5,
+        frame=np.repeat(np.arange(len(faces_per_frame)), faces_per_frame),
+        face=np.concatenate([np.arange(k) for k in faces_per_frame] or [[]]).astype(np.int16),
+        boxes=rng.random((n, 4), np.float32),
+        scores=rng.random(n, np.float32),
+        crops=np.zeros((n, 64, 64, 3), np.uint8),
+        crop_boxes=rng.random((n, 4), np.float32),
+        sharpness=rng.random(n, np.float32),
+    )
+    predictions = Predictions(
+        probabilities=rng.dirichlet(np.ones(8), n).astype(np.float32),
+        valence=rng.uniform(-1, 1, n).astype(np.float32),
+        arousal=rng.uniform(-1, 1, n).astype(np.float32),
+        landmarks=rng.random((n, 68, 2), np.float32) * 64,
+        landmark_score=rng.random(n, np.float32),
+    )
+    return span, predictions

@@ -1,0 +1,296 @@
+"""Outputs are made whole, gone on with, and never mixed."""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_spans import a_span
+
+from emonet.labels import EMOTIONS_8
+from pipeline import store as store_module
+from pipeline.results import read_records, read_results, span_rows
+from pipeline.store import OutputError, Store, open_store, partial_path, ranges
+from pipeline.video import Video
+
+SPAN = 10  # frames
+
+
+def a_video(folder: Path, name: str, frames: int = 3 * SPAN, lost: int = 0) -> Video:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{name} {frames}")
+    return Video(
+        path=path,
+        name=name,
+        backend="pyav",
+        width=64,
+        height=48,
+        rotation=0,
+        times=np.arange(frames) / 25,
+        coded=np.arange(frames),
+        keys=np.zeros(1, np.int64),
+        fps=25.0,
+        lost=lost,
+        size=path.stat().st_size,
+        sha256=store_module.sha256_of(path),
+    )
+
+
+def opened(out: Path, overwrite: bool = False, **settings):
+    return open_store(out, {"settings": settings}, EMOTIONS_8, overwrite=overwrite)
+
+
+def write_span(store: Store, video: Video, span: int, faces: int = 1) -> None:
+    found, predictions = a_span([faces] * SPAN, video.name, first=span * SPAN, stride=1)
+    store.write(video, span, span_rows(found, predictions, predictions.landmarks, store.schema))
+
+
+def do(store: Store, video: Video, faces: int = 1, spans: int = 3):
+    for span in range(spans):
+        write_span(store, video, span, faces)
+    return store.commit(video, np.arange(video.frames), None)
+
+
+@pytest.fixture(params=["results.parquet", "results"])
+def out(request, tmp_path) -> Path:
+    return tmp_path / "out" / request.param
+
+
+def rows(out: Path) -> list[tuple[str, int]]:
+    table = read_results(out).rows
+    return list(zip(table.video, table.frame, strict=True))
+
+
+def test_an_output_holds_all_videos_sorted_and_nothing_is_left_beside(out, tmp_path):
+    videos = [a_video(tmp_path, name) for name in ("b.mp4", "a/c.mp4", "a.mp4")]
+    with opened(out) as store:
+        for video in videos:
+            assert do(store, video).status == "ok"
+        records = store.finish()
+    expected = [(n, i) for n in ("a.mp4", "a/c.mp4", "b.mp4") for i in range(3 * SPAN)]
+    assert sorted(rows(out)) == expected
+    if out.suffix:
+        assert rows(out) == expected
+    assert [r.video for r in records] == ["a.mp4", "a/c.mp4", "b.mp4"]
+    assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+
+
+def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
+    first, second = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4")
+    with opened(out) as store:
+        do(store, first)
+        write_span(store, second, 1)
+    assert not out.exists()
+    with opened(out) as store:
+        assert store.record("a.mp4", first.path).frames == 3 * SPAN
+        assert store.record("b.mp4", second.path) is None
+        assert store.spans(second) == {1}
+        write_span(store, second, 0)
+        write_span(store, second, 2)
+        store.commit(second, np.arange(second.frames), None)
+        store.finish()
+    assert len(rows(out)) == 6 * SPAN
+
+
+def test_finished_videos_stay_and_new_ones_are_added(out, tmp_path):
+    old, new = a_video(tmp_path, "m.mp4"), a_video(tmp_path, "b.mp4")
+    with opened(out) as store:
+        do(store, old, faces=2)
+        store.finish()
+    with opened(out) as store:
+        assert store.record("m.mp4", old.path).faces == 6 * SPAN
+        do(store, new)
+        store.finish()
+    assert len(rows(out)) == 3 * SPAN * (2 + 1)
+    assert [r.video for r in read_records(out.parent / "results.videos.parquet")] == [
+        "b.mp4",
+        "m.mp4",
+    ]
+    if out.suffix:
+        assert rows(out) == sorted(rows(out))
+
+
+def test_running_a_finished_output_again_changes_nothing(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    before = {p: p.stat().st_mtime_ns for p in out.parent.rglob("*.parquet")}
+    with opened(out) as store:
+        assert store.record("a.mp4", video.path) is not None
+        store.finish()
+    assert {p: p.stat().st_mtime_ns for p in out.parent.rglob("*.parquet")} == before
+
+
+def test_changed_content_is_noticed_and_touching_is_not(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    video.path.touch()
+    with opened(out) as store:
+        assert store.record("a.mp4", video.path) is not None
+        video.path.write_text(video.path.read_text().swapcase())
+        assert store.record("a.mp4", video.path) is None
+        do(store, a_video(tmp_path, "a.mp4", frames=SPAN), spans=1)
+        store.finish()
+    assert len(rows(out)) == SPAN
+
+
+def test_other_settings_are_refused_by_name_and_overwritten_on_request(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out, stride=1) as store:
+        do(store, video)
+        store.finish()
+    with pytest.raises(OutputError, match="stride was 1 and is 5"), opened(out, stride=5):
+        pass
+    with opened(out, overwrite=True, stride=5) as store:
+        assert store.record("a.mp4", video.path) is None
+        do(store, a_video(tmp_path, "b.mp4"))
+        assert [video for video, _ in rows(out)] == ["a.mp4"] * 3 * SPAN, "replaced too soon"
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"b.mp4"}
+
+
+def test_other_settings_of_an_unfinished_run_are_refused(out, tmp_path):
+    with opened(out, stride=1) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+    with pytest.raises(OutputError, match="stride"), opened(out, stride=5):
+        pass
+
+
+def test_an_unfinished_overwriting_run_is_gone_on_with(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out, stride=1) as store:
+        do(store, video)
+        store.finish()
+    with opened(out, overwrite=True, stride=5) as store:
+        do(store, video, faces=2)
+    with opened(out, stride=5) as store:
+        assert store.record("a.mp4", video.path).faces == 6 * SPAN
+        store.finish()
+    assert len(rows(out)) == 6 * SPAN
+
+
+@pytest.mark.parametrize("moment", ["videos table", "cleaning"])
+def test_a_run_killed_while_finishing_loses_nothing(out, tmp_path, monkeypatch, moment):
+    old, new = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4")
+    with opened(out) as store:
+        do(store, old)
+        store.finish()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    target = "videos_table" if moment == "videos table" else "shutil.rmtree"
+    with opened(out) as store, monkeypatch.context() as patch:
+        do(store, new)
+        patch.setattr(f"pipeline.store.{target}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.finish()
+    with opened(out) as store:
+        assert store.record("a.mp4", old.path)
+        assert store.record("b.mp4", new.path)
+        store.finish()
+    assert sorted(rows(out)) == [(n, i) for n in ("a.mp4", "b.mp4") for i in range(3 * SPAN)]
+    assert not partial_path(out).exists()
+
+
+def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", lost=4)
+    with opened(out) as store:
+        write_span(store, video, 0)
+        store.write(video, 1, store.schema.empty_table())
+        write_span(store, video, 2)
+        record = store.commit(video, np.arange(3 * SPAN), "decoder crashed")
+    assert record.status == "partial"
+    assert record.missing == ((10, 19), (30, 33))
+    assert "10 of 30 sampled frames" in record.error
+    assert "decoder crashed" in record.error
+
+
+def test_a_failed_input_has_a_record_and_no_rows(out, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "good.mp4"))
+        store.fail("bad.mp4", bad, "it is text")
+        store.finish()
+    results = read_results(out)
+    assert set(results.rows.video) == {"good.mp4"}
+    assert results.videos.set_index("video").loc["bad.mp4", ["status", "error"]].tolist() == [
+        "failed",
+        "it is text",
+    ]
+
+
+def test_a_frame_in_two_spans_is_an_error_of_ours(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        write_span(store, video, 0)
+        found, predictions = a_span([1] * SPAN, video.name, first=5, stride=1)
+        rows = span_rows(found, predictions, predictions.landmarks, store.schema)
+        store.write(video, 1, rows)
+        with pytest.raises(RuntimeError, match="two spans"):
+            store.commit(video, np.arange(3 * SPAN), None)
+
+
+def _hold(out: Path, held, release) -> None:
+    with opened(out):
+        held.set()
+        release.wait(60)
+
+
+def test_a_second_run_on_one_output_is_refused(out):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(out, held, release))
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(OutputError, match="another run is writing"), opened(out):
+            pass
+    finally:
+        release.set()
+        other.join(60)
+    with opened(out):
+        pass
+
+
+def test_an_output_that_is_not_ours_is_refused(tmp_path):
+    theirs = tmp_path / "results.parquet"
+    pq.write_table(pa.table({"x": [1]}), theirs)
+    with pytest.raises(OutputError, match="choose another --out"), opened(theirs):
+        pass
+    assert pq.read_table(theirs).num_rows == 1
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        opened(tmp_path / "file" / "x.parquet"),
+    ):
+        pass
+
+
+def test_many_rows_are_written_in_bounded_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "ROWS_PER_GROUP", 25)
+    out = tmp_path / "results.parquet"
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "a.mp4", frames=9 * SPAN), spans=9)
+        do(store, a_video(tmp_path, "b.mp4", frames=SPAN), spans=1)
+        store.finish()
+    metadata = pq.ParquetFile(out).metadata
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert sum(sizes) == 10 * SPAN
+    assert max(sizes) < 25 + SPAN
+
+
+def test_missing_frames_are_joined_over_frames_that_were_not_sampled():
+    wanted = np.arange(0, 100, 10)
+    assert ranges(np.array([10, 20, 50, 90]), wanted) == ((10, 20), (50, 50), (90, 90))
+    assert ranges(np.array([], int), wanted) == ()
