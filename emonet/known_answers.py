@@ -1,7 +1,6 @@
 """Does a model still compute what it should? The authors' answer, and that of its first load."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from emonet.errors import EmopipeError
+from emonet.files import appearing_whole
 from emonet.predictor import Predictor
 from emonet.weights import WeightsError, cache_folder
 
@@ -159,11 +159,10 @@ def stretched(picture: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _write(answer: _Answer, path: Path) -> None:
-    partial = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(answer)), encoding="utf-8")
-        partial.replace(path)
+        with appearing_whole(path) as growing:
+            growing.write_text(json.dumps(asdict(answer)), encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"{path} cannot be written ({error.strerror})") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from urllib.request import OpenerDirector, Request, build_opener
 from filelock import FileLock
 
 from emonet.errors import EmopipeError
+from emonet.files import sha256_of
 from emonet.labels import EMOTIONS_5, EMOTIONS_8
 
 ATTEMPTS = 5  # connections one fetch makes before it gives up; the next fetch resumes
@@ -317,12 +317,6 @@ def card(name: str) -> str:
     """The model card of a model, in Markdown; empty for a detector."""
     path = resources.files("pretrained") / f"{lookup(name).name}.md"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(

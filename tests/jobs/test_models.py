@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from emonet import weights
+from emonet.files import sha256_of
 from emonet.model import EmoNet
 from jobs.models import models
 
@@ -191,9 +192,7 @@ def test_verify_with_the_picture_holds_emonet_8_to_its_authors_answer(
     cache.mkdir()
     path = cache / "emonet_8.pth"
     torch.save(network.state_dict(), path)
-    file = replace(
-        weights.lookup("emonet-8"), size=path.stat().st_size, sha256=weights.sha256_of(path)
-    )
+    file = replace(weights.lookup("emonet-8"), size=path.stat().st_size, sha256=sha256_of(path))
     monkeypatch.setitem(weights.REGISTRY, "emonet-8", file)
     Image.new("RGB", (300, 200)).save(tmp_path / "example.png")
     result = run("verify", "emonet-8", "--picture", tmp_path / "example.png")
