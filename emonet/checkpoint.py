@@ -91,35 +91,56 @@ class Checkpoint:
             )
 
 
-def open_model(model: str) -> tuple[EmoNet, Checkpoint]:
+def open_model(model: str, classes: tuple[str, ...] | None = None) -> tuple[EmoNet, Checkpoint]:
     """Load what `--model` names: a model of the registry, or a file.
 
+    Args:
+        model: the name or the path.
+        classes: names for its classes, in the order of its logits, instead of its own.
+
     Raises:
-        CheckpointError: there is no such file, or it is no EmoNet.
+        CheckpointError: there is no such file, it is no EmoNet, it is not the registry's file, or
+            has another number of classes.
         WeightsError: the registry's model is not on this machine; the text says how to get it.
     """
     entry = weights.REGISTRY.get(model)
-    if entry is None or entry.kind != "model":
-        path = Path(model)
-        if not path.is_file():
-            known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
-            raise CheckpointError(
-                f"--model {model}: there is no such file, and no model of that name; "
-                f"give the path of a .safetensors or .pth file, or one of {known}"
-            )
-        return load(path)
-    path = weights.locate(model)
-    network, checkpoint = load(path, model)
+    if entry and entry.kind == "model":
+        network, checkpoint = _load_registered(entry)
+    elif Path(model).is_file():
+        network, checkpoint = load(Path(model))
+    else:
+        known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
+        raise CheckpointError(
+            f"--model {model}: there is no such file, and no model of that name; "
+            f"give the path of a .safetensors or .pth file, or one of {known}"
+        )
+    if classes is None:
+        return network, checkpoint
+    if len(classes) != len(checkpoint.classes):
+        raise CheckpointError(
+            f"--classes names {len(classes)} classes, but {model} has {len(checkpoint.classes)} "
+            f"({', '.join(checkpoint.classes)}): name that many, in this order"
+        )
+    return network, replace(checkpoint, classes=classes)
+
+
+def _load_registered(entry: weights.WeightFile) -> tuple[EmoNet, Checkpoint]:
+    path = weights.locate(entry.name)
+    network, checkpoint = load(path, entry.name)
+    if checkpoint.sha256 != entry.sha256:
+        raise CheckpointError(
+            f"{path} is not the published {entry.name} (its SHA-256 is {checkpoint.sha256}): "
+            f"`emopipe models fetch {entry.name}` gets it anew"
+        )
     if path.suffix == ".safetensors":
         return network, checkpoint
-    registered = replace(
+    return network, replace(
         checkpoint,
         classes=entry.classes,
         valence_arousal=entry.valence_arousal,
         licence=entry.licence,
         source=entry.source,
     )
-    return network, registered
 
 
 def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:

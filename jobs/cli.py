@@ -14,7 +14,7 @@ from emonet.errors import EmopipeError
 from emonet.predictor import PRECISIONS
 from jobs.doctor import doctor
 from jobs.models import models
-from pipeline.faces import DETECTORS
+from pipeline.faces import DETECTORS, LONG_SIDE
 from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
 from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, Settings
 
@@ -59,6 +59,11 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Name of a model (see `emopipe models list`) or path of a checkpoint.",
             ),
             click.option(
+                "--classes",
+                metavar="A,B,C",
+                help="Names for the model's classes, in its order, instead of its own.",
+            ),
+            click.option(
                 "--detector",
                 type=click.Choice(list(DETECTORS)),
                 default=DEFAULT_DETECTOR,
@@ -69,6 +74,13 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--detector-weights",
                 type=click.Path(path_type=Path),
                 help="File or folder of the detector's weights, instead of fetched ones.",
+            ),
+            click.option(
+                "--detect-size",
+                type=click.IntRange(1),
+                default=LONG_SIDE,
+                show_default=True,
+                help="Larger frames are shrunk to this long side for detection, pixels.",
             ),
             click.option(
                 "--min-score",
@@ -176,7 +188,7 @@ def analyze(
     A run that was stopped goes on where it was when it is started again.
     """
     from jobs.progress import RunProgress
-    from pipeline.analyze import run
+    from pipeline.local import run
     from pipeline.inputs import find_inputs
 
     settings = _settings(options)
@@ -205,12 +217,13 @@ def analyze(
 def _settings(options: dict[str, Any]) -> Settings:
     from pipeline.faces import Selection, parse_roi
 
-    roi = options.pop("roi")
+    roi, classes = options.pop("roi"), options.pop("classes")
     selection = Selection(
         roi=parse_roi(roi) if roi else None,
         **{name: options.pop(name) for name in ("min_score", "min_size", "max_faces", "faces")},
     )
-    return Settings(selection=selection, **options)
+    names = tuple(name.strip() for name in classes.split(",")) if classes else None
+    return Settings(selection=selection, classes=names, **options)
 
 
 def _summary(records: list[VideoRecord], progress: Any, out: Path) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def make_video(path: Path) -> None:
         stream.pix_fmt = "yuv420p"
         for left in np.linspace(0, 100, FRAMES):
             view = portrait.resize(SIZE, box=(left, 0, left + 400 - left / 2, 400 - left / 2))
-            container.mux(stream.encode(av.VideoFrame.from_image(view)))
+            frame = av.VideoFrame.from_ndarray(np.asarray(view), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.analyze import Observer
+from pipeline.local import Observer
 from pipeline.inputs import InputFile, Inputs
 from pipeline.results import VideoRecord
 from pipeline.video import Video

@@ -1,21 +1,22 @@
 """All that a user can choose of an analysis, checked where it is made."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from emonet.checkpoint import Checkpoint
 from emonet.errors import EmopipeError
 from emonet.predictor import Predictor
-from pipeline.faces import DETECTORS, Selection
+from pipeline.align import CropMode
+from pipeline.faces import DETECTORS, LONG_SIDE, Selection
 from pipeline.results import LANDMARK_TYPES
 
 DEFAULT_MODEL = "emonet-lite"
 DEFAULT_DETECTOR = "centerface"
-CROPS = ("square", "box")
+CROPS: tuple[CropMode, ...] = get_args(CropMode)
 
 
 class SettingsError(EmopipeError):
@@ -28,8 +29,10 @@ class Settings:
 
     Attributes:
         model: a name of the registry or a checkpoint's path.
+        classes: names for the model's classes, in its order; None for its own.
         detector: one of `DETECTORS`.
         detector_weights: its weights' file or folder; None for where `models fetch` puts them.
+        detect_size: px, frames whose longer side is larger are shrunk to it for detection.
         selection: which of the found faces count.
         crop: "square" (the published evaluation's, around the landmarks) or "box" (the published
             demo's: the detector's box, stretched).
@@ -48,10 +51,12 @@ class Settings:
     """
 
     model: str = DEFAULT_MODEL
+    classes: tuple[str, ...] | None = None
     detector: str = DEFAULT_DETECTOR
     detector_weights: Path | None = None
-    selection: Selection = Selection()
-    crop: str = CROPS[0]
+    detect_size: int = LONG_SIDE
+    selection: Selection = field(default_factory=Selection)
+    crop: CropMode = CROPS[0]
     stride: int = 1
     fps: float | None = None
     start: float | None = None
@@ -63,6 +68,8 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        names = self.classes or ("one",)
+        _require(len(set(names)) == len(names) and all(names), "--classes are distinct names a,b,c")
         _require(self.detector in DETECTORS, f"--detector is one of {', '.join(DETECTORS)}")
         _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
         _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
@@ -91,6 +98,7 @@ def describe(settings: Settings, checkpoint: Checkpoint, predictor: Predictor) -
         "checkpoint": checkpoint.sha256,
         "classes": list(checkpoint.classes),
         "detector": settings.detector,
+        "detect_size": settings.detect_size,
         **vars(settings.selection),
         "crop": settings.crop,
         "stride": settings.stride,

@@ -13,6 +13,7 @@ from emonet.predictor import Predictor
 from pipeline.align import crop_boxes, cut, sharpness, to_frame
 from pipeline.decoder import Decoder, Frames
 from pipeline.faces import Faces, load_detector, select
+from pipeline.inputs import InputFile
 from pipeline.results import SpanFaces, span_rows
 from pipeline.settings import Settings
 from pipeline.video import Video
@@ -50,7 +51,13 @@ class FaceStage:
 
     def __init__(self, settings: Settings, crop: CropSpec, size: int) -> None:
         self._settings = settings
-        self._detector = load_detector(settings.detector, weights=settings.detector_weights)
+        self._detector = load_detector(
+            settings.detector,
+            weights=settings.detector_weights,
+            long_side=settings.detect_size,
+            min_score=settings.selection.min_score,
+            threads=settings.threads,
+        )
         self._crop = crop
         self._size = size
         self._decoder = Decoder()
@@ -61,6 +68,15 @@ class FaceStage:
 
     def __exit__(self, *exception: object) -> None:
         self._decoder.__exit__(*exception)
+
+    def probe(self, file: InputFile, backend: str = "auto") -> Video:
+        """Index a file in the decoding child, which a broken file may crash or hang.
+
+        Raises:
+            VideoError: it has no frame to look at.
+            DecodeError: the child crashed or hung over it.
+        """
+        return self._decoder.probe(file.path, file.name, backend)
 
     def spans(self, video: Video, wanted: Mapping[int, NDArray[np.int64]]) -> Iterator[SpanFaces]:
         """Yield consecutive spans of a video, in order, each once it is whole.

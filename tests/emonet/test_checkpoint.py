@@ -97,3 +97,35 @@ def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
 def test_random_weights_say_so(small):
     assert "random" in small[1].name
     assert "random" in small[1].licence
+
+
+def test_models_are_opened_by_name_or_path(small, tmp_path):
+    _, bundled = checkpoint.open_model("emonet-lite")
+    assert bundled.classes == EMOTIONS_8
+    path = tmp_path / "mine.safetensors"
+    checkpoint.save(*small, path)
+    assert checkpoint.open_model(str(path))[1].name == "mine"
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(CheckpointError, match=r"--model nowhere\.pth"):
+        checkpoint.open_model("nowhere.pth")
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path))
+    model, _ = checkpoint.random_weights(3, EMOTIONS_8, width=256, input_size=256)
+    path = tmp_path / "emonet_8.pth"
+    torch.save(model.state_dict(), path)
+    published = checkpoint.weights.REGISTRY["emonet-8"]
+    with path.open("ab") as file:
+        file.truncate(published.size)
+    with pytest.raises(CheckpointError, match="emonet_8"):
+        checkpoint.open_model("emonet-8")
+
+
+def test_classes_can_be_renamed(tmp_path):
+    names = tuple("abcdefgh")
+    assert checkpoint.open_model("emonet-lite", names)[1].classes == names
+    with pytest.raises(CheckpointError, match="--classes names 2 classes, but emonet-lite has 8"):
+        checkpoint.open_model("emonet-lite", ("a", "b"))

@@ -21,7 +21,7 @@ from pipeline.results import Results, VideoRecord, read_results
 from pipeline.settings import Settings, describe
 from pipeline.stages import SEGMENT_SPANS, EmotionStage, FaceStage, spans_of
 from pipeline.store import OutputError, Store, open_store
-from pipeline.video import Video, VideoError, probe, sample
+from pipeline.video import Video, VideoError, sample
 
 TRIES = 3
 """How often a span is begun before its frames count as missing."""
@@ -94,7 +94,7 @@ def run(
     """
     observer = observer or Observer()
     use_threads(settings.threads)
-    model, checkpoint = open_model(settings.model)
+    model, checkpoint = open_model(settings.model, settings.classes)
     predictor = Predictor(
         model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
     )
@@ -103,15 +103,19 @@ def run(
         FaceStage(settings, checkpoint.crop, checkpoint.input_size) as faces,
         open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store,
     ):
-        known = {file.name: store.record(file.name, file.path) for file in inputs.files}
-        observer.begun(inputs, sum(record is not None for record in known.values()))
+        records = {
+            file.name: record
+            for file in inputs.files
+            if (record := store.record(file.name, file.path))
+        }
+        observer.begun(inputs, len(records))
         work = _Work(settings, faces, EmotionStage(predictor, store.schema), store, observer)
         for file in inputs.files:
-            if known[file.name] is None:
-                known[file.name] = work.video(file)
-                observer.video_done(file, known[file.name])
+            if file.name not in records:
+                records[file.name] = work.video(file)
+                observer.video_done(file, records[file.name])
         store.finish()
-    return [known[file.name] for file in inputs.files]
+    return [records[file.name] for file in inputs.files]
 
 
 def use_threads(threads: int | None) -> None:
@@ -141,13 +145,13 @@ class _Work:
     def video(self, file: InputFile) -> VideoRecord:
         """Do one input, whatever is wrong with it."""
         try:
-            video = probe(file.path, file.name)
+            video = self._faces.probe(file)
             try:
                 return self._spans(video)
             except DecodeError:
-                # Only decord's errors come here: its pictures are not to be mixed with PyAV's.
-                return self._spans(probe(file.path, file.name, backend="pyav"))
-        except VideoError as error:
+                # decord's errors only: its pictures are not to be mixed with PyAV's.
+                return self._spans(self._faces.probe(file, backend="pyav"))
+        except (VideoError, DecodeError) as error:
             return self._store.fail(file.name, file.path, str(error))
 
     def _spans(self, video: Video) -> VideoRecord:
