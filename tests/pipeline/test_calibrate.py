@@ -1,0 +1,72 @@
+"""The committed calibrations are what the command measures."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.calibrate import CalibrationError, Sample, main, measure, read_samples
+from pipeline.faces import load_detector
+
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def landmarks68(shared: Path) -> Path:
+    return shared / "data" / "landmarks68" / "landmarks68.parquet"
+
+
+@pytest.mark.parametrize("name", ["centerface", "yunet", "blazeface"])
+def test_the_calibration_in_use_is_the_measured_one(
+    shared: Path, landmarks68: Path, name: str
+) -> None:
+    detector = load_detector(name, weights=None if name == "centerface" else shared / "weights")
+    measured = measure(detector, read_samples(landmarks68, ROWS))
+    assert len(measured.ratios) >= 0.98 * measured.looked_at == 0.98 * 2 * ROWS
+    np.testing.assert_allclose(measured.calibration.shift, detector.calibration.shift, atol=0.02)
+    assert measured.calibration.scale == pytest.approx(detector.calibration.scale, abs=0.03)
+
+
+def test_the_command_prints_what_it_measured(
+    landmarks68: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(landmarks68), "--rows", "5"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("centerface: 10 faces found on 10 pictures (100.0%)")
+    for line in ("shift x", "shift y", "scale", "centre", "extent"):
+        assert f"\n  {line}  " in printed
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "faces.parquet"
+    with pytest.raises(SystemExit, match=r"calibrate: .*faces\.parquet cannot be read"):
+        main([str(path)])
+    path.write_text("no table")
+    with pytest.raises(SystemExit, match=r"calibrate: .*faces\.parquet cannot be read"):
+        main([str(path)])
+    pd.DataFrame({"png": [b""]}).to_parquet(path)
+    with pytest.raises(SystemExit, match=r"calibrate: .*faces\.parquet cannot be read"):
+        main([str(path)])
+
+
+def test_pictures_without_faces_give_no_calibration() -> None:
+    grey = Sample(
+        np.full((80, 80, 3), 128, np.uint8), np.random.default_rng(0).uniform(0, 80, (68, 2))
+    )
+    with pytest.raises(CalibrationError, match="centerface found no face on 2 pictures"):
+        measure(load_detector("centerface"), [grey])
+
+
+def test_a_sample_is_read_as_it_was_written(tmp_path: Path) -> None:
+    red = BytesIO()
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(red, "PNG")
+    landmarks = np.arange(136.0)
+    path = tmp_path / "faces.parquet"
+    pd.DataFrame({"jpg": [red.getvalue()], "landmarks": [landmarks]}).to_parquet(path)
+    (sample,) = read_samples(path)
+    assert sample.image.shape == (10, 20, 3)
+    assert sample.image[0, 0].tolist() == [255, 0, 0]
+    np.testing.assert_array_equal(sample.landmarks.ravel(), landmarks)
