@@ -2,29 +2,24 @@
 
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from emonet.checkpoint import open_model
+from emonet.checkpoint import Checkpoint, open_model
 from emonet.predictor import Predictor
 from pipeline.decoder import DecodeError
 from pipeline.faces import Selection
 from pipeline.inputs import InputFile, Inputs, find_inputs
-from pipeline.results import Results, VideoRecord, read_results
-from pipeline.settings import Settings, describe
-from pipeline.stages import SEGMENT_SPANS, EmotionStage, FaceStage, spans_of
-from pipeline.store import OutputError, Store, open_store
-from pipeline.video import Video, VideoError, sample
-
-TRIES = 3
-"""How often a span is begun before its frames count as missing."""
+from pipeline.results import Results, SpanFaces, VideoRecord, read_results
+from pipeline.settings import Settings, describe, resolved
+from pipeline.stages import EmotionStage, FaceStage, LostSpan, spans_of, wanted_frames
+from pipeline.store import Store, open_store, part_key
+from pipeline.video import Video, VideoError
 
 
 class Observer:
@@ -93,27 +88,59 @@ def run(
         EmopipeError: a checkpoint, a detector or the output cannot be used.
     """
     observer = observer or Observer()
+    settings = resolved(settings)
     use_threads(settings.threads)
     model, checkpoint = open_model(settings.model, settings.classes)
     predictor = Predictor(
         model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
     )
-    description = describe(settings, checkpoint, predictor)
-    with (
-        FaceStage(settings, checkpoint.crop, checkpoint.input_size) as faces,
-        open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store,
-    ):
+    with FaceStage(settings, checkpoint.crop, checkpoint.input_size) as faces:
+
+        def work(store: Store, files: list[InputFile]) -> Iterator[tuple[InputFile, VideoRecord]]:
+            stages = _Stages(settings, faces, EmotionStage(predictor, store.schema))
+            for file in files:
+                yield file, stages.video(file, store, observer)
+
+        return conduct(inputs, out, settings, checkpoint, overwrite, observer, work)
+
+
+def conduct(
+    inputs: Inputs,
+    out: Path,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    overwrite: bool,
+    observer: Observer,
+    work: Callable[[Store, list[InputFile]], Iterator[tuple[InputFile, VideoRecord]]],
+) -> list[VideoRecord]:
+    """Open the output, have what is not there yet worked off, and put the results in place.
+
+    Args:
+        inputs: what to analyze.
+        out: results file or folder.
+        settings: as `resolved` gave them.
+        checkpoint: of the network.
+        overwrite: start anew.
+        observer: is told how it goes on.
+        work: does inputs, in any order, and yields each with its record once it is committed.
+
+    Returns:
+        One record for each input, in their order.
+
+    Raises:
+        EmopipeError: the output cannot be used, or `work` raised it.
+    """
+    description = describe(settings, checkpoint)
+    with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
         records = {
             file.name: record
             for file in inputs.files
             if (record := store.record(file.name, file.path))
         }
         observer.begun(inputs, len(records))
-        work = _Work(settings, faces, EmotionStage(predictor, store.schema), store, observer)
-        for file in inputs.files:
-            if file.name not in records:
-                records[file.name] = work.video(file)
-                observer.video_done(file, records[file.name])
+        for file, record in work(store, [f for f in inputs.files if f.name not in records]):
+            records[file.name] = record
+            observer.video_done(file, record)
         store.finish()
     return [records[file.name] for file in inputs.files]
 
@@ -125,68 +152,41 @@ def use_threads(threads: int | None) -> None:
     cv2.setNumThreads(threads)
 
 
-class _Work:
-    """The stages of one run and the store they fill."""
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of a run in this process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        faces: FaceStage,
-        emotions: EmotionStage,
-        store: Store,
-        observer: Observer,
-    ) -> None:
-        self._settings = settings
-        self._faces = faces
-        self._emotions = emotions
-        self._store = store
-        self._observer = observer
+    settings: Settings
+    faces: FaceStage
+    emotions: EmotionStage
 
-    def video(self, file: InputFile) -> VideoRecord:
+    def video(self, file: InputFile, store: Store, observer: Observer) -> VideoRecord:
         """Do one input, whatever is wrong with it."""
         try:
-            video = self._faces.probe(file)
+            video = self.faces.probe(file)
             try:
-                return self._spans(video)
+                return self._spans(video, store, observer)
             except DecodeError:
                 # decord's errors only: its pictures are not to be mixed with PyAV's.
-                return self._spans(self._faces.probe(file, backend="pyav"))
+                video = self.faces.probe(file, backend="pyav")
+                return self._spans(video, store, observer)
         except (VideoError, DecodeError) as error:
-            return self._store.fail(file.name, file.path, str(error))
+            return store.fail(file.name, file.path, str(error))
 
-    def _spans(self, video: Video) -> VideoRecord:
-        numbers = wanted_frames(video, self._settings)
+    def _spans(self, video: Video, store: Store, observer: Observer) -> VideoRecord:
+        key, numbers = part_key(video), wanted_frames(video, self.settings)
         spans = spans_of(numbers)
-        pending = sorted(spans.keys() - self._store.spans(video))
-        self._observer.video_begun(
-            video, len(numbers), sum(len(spans[k]) for k in spans.keys() - pending)
-        )
-        error, tries = None, Counter[int]()
-        while pending:
-            segment = {k: spans[k] for k in pending[:SEGMENT_SPANS]}
-            try:
-                for span in self._faces.spans(video, segment):
-                    self._store.write(video, span.span, self._emotions.rows(span))
-                    pending.remove(span.span)
-                    self._observer.span_done(video, len(span.numbers), len(span.face))
-            except OutputError:
-                raise
-            except Exception as problem:
-                if isinstance(problem, DecodeError) and video.backend == "decord":
-                    raise
-                error = str(problem) or repr(problem)
-                tries[pending[0]] += 1
-                if tries[pending[0]] == TRIES:
-                    self._store.write(video, pending.pop(0), self._store.schema.empty_table())
-        return self._store.commit(video, numbers, error)
-
-
-def wanted_frames(video: Video, settings: Settings) -> NDArray[np.int64]:
-    """Return the frame numbers that the settings ask for, ascending."""
-    return sample(
-        video,
-        stride=settings.stride,
-        fps=settings.fps,
-        start=settings.start,
-        end=settings.end,
-    )
+        done = store.spans(key)
+        observer.video_begun(video, len(numbers), sum(len(spans[span]) for span in done))
+        error = None
+        for span in self.faces.spans(video, {k: v for k, v in spans.items() if k not in done}):
+            rows = self.emotions.rows(span) if isinstance(span, SpanFaces) else span
+            if isinstance(rows, LostSpan):
+                error = rows.reason
+                store.lose(key, rows.span)
+            else:
+                store.write(key, span.span, rows)
+                observer.span_done(
+                    video, len(spans[span.span]), rows.num_rows - rows["face"].null_count
+                )
+        return store.commit(video, numbers, error)

@@ -1,7 +1,7 @@
 """All that a user can choose of an analysis, checked where it is made."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from emonet.checkpoint import Checkpoint
 from emonet.errors import EmopipeError
-from emonet.predictor import Predictor
+from emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
 from pipeline.align import CropMode
 from pipeline.faces import DETECTORS, LONG_SIDE, Selection
 from pipeline.results import LANDMARK_TYPES
@@ -88,11 +88,30 @@ class Settings:
         _require(self.threads is None or self.threads >= 1, "--threads is 1 or more")
 
 
-def describe(settings: Settings, checkpoint: Checkpoint, predictor: Predictor) -> dict[str, Any]:
+def resolved(settings: Settings) -> Settings:
+    """Put what "auto" means on this machine in its place, for the network's stage.
+
+    Raises:
+        DeviceError: the machine has no such device, or the device no such precision.
+    """
+    device = resolve_device(settings.device)
+    return replace(
+        settings,
+        device=str(device),
+        precision=resolve_precision(settings.precision, device),
+        faces_per_batch=settings.faces_per_batch or FACES_PER_BATCH[device.type],
+    )
+
+
+def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
     """Say how the results are made, for their metadata.
 
     Everything under "settings" changes results; two runs on one output must agree in it. The
     fingerprint is the SHA-256 of that part.
+
+    Args:
+        settings: as `resolved` gave them.
+        checkpoint: of the network.
     """
     decisive = {
         "checkpoint": checkpoint.sha256,
@@ -106,7 +125,7 @@ def describe(settings: Settings, checkpoint: Checkpoint, predictor: Predictor) -
         "start": settings.start,
         "end": settings.end,
         "landmarks": settings.landmarks,
-        "precision": predictor.precision,
+        "precision": settings.precision,
     }
     canonical = json.dumps(decisive, sort_keys=True)
     return {
@@ -118,8 +137,8 @@ def describe(settings: Settings, checkpoint: Checkpoint, predictor: Predictor) -
             "source": checkpoint.source,
             "valence_arousal": checkpoint.valence_arousal,
         },
-        "device": str(predictor.device),
-        "faces_per_batch": predictor.faces_per_batch,
+        "device": settings.device,
+        "faces_per_batch": settings.faces_per_batch,
         "settings": json.loads(canonical),
         "fingerprint": sha256(canonical.encode()).hexdigest(),
     }

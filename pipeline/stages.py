@@ -11,18 +11,33 @@ from numpy.typing import DTypeLike, NDArray
 from emonet.checkpoint import CropSpec
 from emonet.predictor import Predictor
 from pipeline.align import crop_boxes, cut, sharpness, to_frame
-from pipeline.decoder import Decoder, Frames
+from pipeline.decoder import DecodeError, Decoder, Frames
 from pipeline.faces import Faces, load_detector, select
 from pipeline.inputs import InputFile
 from pipeline.results import SpanFaces, span_rows
 from pipeline.settings import Settings
-from pipeline.video import Video
+from pipeline.video import Video, sample
 
 SPAN_FRAMES = 128
 """Sampled frames of a span: the unit of batching, of parts and of resume."""
 
-SEGMENT_SPANS = 16
-"""Spans of a segment: what is decoded in one go, from one seek."""
+TRIES = 3
+"""How often a span is begun before its frames count as missing."""
+
+
+@dataclass(frozen=True)
+class LostSpan:
+    """A span that no try brought to its end.
+
+    Attributes:
+        video: the input's name.
+        span: which span of it.
+        reason: what went wrong the last time, in words.
+    """
+
+    video: str
+    span: int
+    reason: str
 
 
 def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -38,6 +53,17 @@ def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
         span: numbers[first : first + SPAN_FRAMES]
         for span, first in enumerate(range(0, len(numbers), SPAN_FRAMES))
     }
+
+
+def wanted_frames(video: Video, settings: Settings) -> NDArray[np.int64]:
+    """Return the frame numbers that the settings ask for, ascending."""
+    return sample(
+        video,
+        stride=settings.stride,
+        fps=settings.fps,
+        start=settings.start,
+        end=settings.end,
+    )
 
 
 class FaceStage:
@@ -78,8 +104,10 @@ class FaceStage:
         """
         return self._decoder.probe(file.path, file.name, backend)
 
-    def spans(self, video: Video, wanted: Mapping[int, NDArray[np.int64]]) -> Iterator[SpanFaces]:
-        """Yield consecutive spans of a video, in order, each once it is whole.
+    def spans(
+        self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
+    ) -> Iterator[SpanFaces | LostSpan]:
+        """Yield a video's spans in order, each once it is whole, or lost after three tries.
 
         Frames that the decoder could not deliver are not in their span.
 
@@ -88,8 +116,30 @@ class FaceStage:
             wanted: span index to frame numbers, ascending.
 
         Raises:
-            DecodeError: decoding broke off; the spans yielded before are good.
+            DecodeError: decord cannot go on; PyAV may, with the whole video.
         """
+        pending = dict(wanted)
+        tries = 0
+        while pending:
+            first = next(iter(pending))
+            try:
+                for found in self._attempt(video, pending):
+                    del pending[found.span]
+                    yield found
+            except Exception as problem:
+                if isinstance(problem, DecodeError) and video.backend == "decord":
+                    raise
+                tries = tries + 1 if first in pending else 1
+                if tries == TRIES:
+                    tries = 0
+                    span = next(iter(pending))
+                    del pending[span]
+                    yield LostSpan(video.name, span, str(problem) or repr(problem))
+
+    def _attempt(
+        self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
+    ) -> Iterator[SpanFaces]:
+        """Yield spans until something breaks."""
         collected: list[_Looked] = []
         waiting = list(wanted)
         for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
@@ -142,8 +192,17 @@ class EmotionStage:
         self._predictor = predictor
         self._schema = schema
 
-    def rows(self, span: SpanFaces) -> pa.Table:
-        """Predict and lay out."""
+    def rows(self, span: SpanFaces) -> pa.Table | LostSpan:
+        """Predict and lay out; three tries."""
+        problem = ""
+        for _ in range(TRIES):
+            try:
+                return self._rows(span)
+            except Exception as error:
+                problem = str(error) or repr(error)
+        return LostSpan(span.video, span.span, problem)
+
+    def _rows(self, span: SpanFaces) -> pa.Table:
         predictions = self._predictor(span.crops)
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)

@@ -91,19 +91,33 @@ class Store:
         same_content = record.bytes == stat.st_size and record.sha256 == sha256_of(file)
         return record if same_content else None
 
-    def spans(self, video: Video) -> set[int]:
-        """Return the spans of a video whose rows are already here."""
-        return {int(path.stem) for path in self._parts(video).glob("*.parquet")}
+    def spans(self, key: str) -> set[int]:
+        """Return which spans of the video with that `part_key` are here already."""
+        return {int(part.stem) for part in (self._partial / key).glob("*.parquet")}
 
-    def write(self, video: Video, span: int, rows: pa.Table) -> None:
-        """Keep a span's rows; a span of which no frame could be had keeps none.
+    def begun(self) -> dict[str, set[int]]:
+        """Return the spans that are here of videos that are not committed, by `part_key`."""
+        folders = (path.name for path in self._partial.iterdir() if path.is_dir())
+        return {key: self.spans(key) for key in folders}
+
+    def write(self, key: str, span: int, rows: pa.Table) -> None:
+        """Keep a span's rows.
+
+        Args:
+            key: `part_key` of the video.
+            span: which span of it.
+            rows: its rows.
 
         Raises:
             OutputError: the disk does not take them.
         """
         with _writing(self.out):
-            self._parts(video).mkdir(parents=True, exist_ok=True)
-            _write_whole(self._parts(video) / f"{span:05d}.parquet", [rows], self.schema)
+            (self._partial / key).mkdir(exist_ok=True)
+            _write_whole(self._partial / key / f"{span:05d}.parquet", [rows], self.schema)
+
+    def lose(self, key: str, span: int) -> None:
+        """Keep a span of which no frame could be had: it is done, and has no rows."""
+        self.write(key, span, self.schema.empty_table())
 
     def commit(self, video: Video, wanted: NDArray[np.int64], error: str | None) -> VideoRecord:
         """Merge a video's spans and commit it.
@@ -117,7 +131,8 @@ class Store:
             OutputError: the disk does not take it.
             RuntimeError: a frame stands in two spans, or was not asked for.
         """
-        parts = sorted(self._parts(video).glob("*.parquet"))
+        folder = self._partial / part_key(video)
+        parts = sorted(folder.glob("*.parquet"))
         frames, faces = _count(parts)
         absent = np.setdiff1d(wanted, frames)
         if len(frames) + len(absent) != len(wanted):
@@ -142,7 +157,7 @@ class Store:
             merged = (read_table(part) for part in parts)
             _write_whole(self._file(video.name, ".parquet"), merged, self.schema)
             self._commit(record)
-            shutil.rmtree(self._parts(video), ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         return record
 
     def fail(self, name: str, file: Path, error: str) -> VideoRecord:
@@ -259,9 +274,6 @@ class Store:
     def _place(self, name: str) -> Path:
         return self.out / f"{name}.parquet"
 
-    def _parts(self, video: Video) -> Path:
-        return self._partial / _key(f"{video.name}\n{video.sha256}\n{video.backend}")
-
     def _file(self, name: str, suffix: str) -> Path:
         return self._partial / (_key(name) + suffix)
 
@@ -297,6 +309,11 @@ def open_store(
         yield store
     finally:
         lock.release()
+
+
+def part_key(video: Video) -> str:
+    """Name the parts of a video: of one content, by one backend."""
+    return _key(f"{video.name}\n{video.sha256}\n{video.backend}")
 
 
 def partial_path(out: Path) -> Path:
