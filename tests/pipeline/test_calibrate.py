@@ -1,11 +1,13 @@
 """The committed calibrations are what the command measures."""
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.calibrate import CalibrationError, Sample, main, measure, read_samples
@@ -19,6 +21,16 @@ def landmarks68(shared: Path) -> Path:
     return shared / "data" / "landmarks68" / "landmarks68.parquet"
 
 
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """BlazeFace's layers are so small that threads on a busy machine only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("name", ["centerface", "yunet", "blazeface"])
 def test_the_calibration_in_use_is_the_measured_one(
     shared: Path, landmarks68: Path, name: str
