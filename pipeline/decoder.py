@@ -44,9 +44,12 @@ TIMEOUT_S = 60.0
 SLOWEST_BYTES_PER_S = 10e6
 """Opening a file reads the whole of it; a disk or network is at least this fast."""
 
-MEMORY_BYTES = 3 * 2**29
-PICTURES_IN_FLIGHT = 64
-"""A child that holds more than 1.5 GiB and so many RGB pictures has leaked."""
+MEMORY_BYTES = 2**29
+PICTURES_IN_FLIGHT = 32
+"""A child that holds more than 512 MiB and so many RGB pictures leaks: it needs half of that."""
+
+PROBE_BYTES = 2**31
+"""The same for a child that probes, when the size of the picture is not known yet."""
 
 WATCH_S = 1.0
 """How often the parent looks at the child, and the child says that it is alive."""
@@ -134,7 +137,7 @@ class Decoder:
     def _probe(self, path: Path, name: str, backend: str) -> Video:
         child = self._idle_child()
         child.ask("probe", path, name, backend)
-        limit = MEMORY_BYTES if self._memory_bytes is None else self._memory_bytes
+        limit = PROBE_BYTES if self._memory_bytes is None else self._memory_bytes
         kind, value = self._answer(child, path, limit, opening=True)
         child.busy = False
         if kind == "video":
@@ -210,7 +213,7 @@ class Decoder:
         """The child's next message; the child's end as a DecodeError."""
         patience_s = self._timeout_s
         if opening:
-            patience_s += path.stat().st_size / SLOWEST_BYTES_PER_S
+            patience_s += _size(path) / SLOWEST_BYTES_PER_S
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             try:
@@ -231,7 +234,9 @@ class Decoder:
                 self.close()
                 raise DecodeError(f"The decoder crashed on {path} ({end}).", "crash") from error
         self.close()
-        raise DecodeError(f"The decoder hung on {path}: no frame for {patience_s:.0f} s.", "hang")
+        raise DecodeError(
+            f"The decoder hung on {path}: it said nothing for {patience_s:.3g} s.", "hang"
+        )
 
     def close(self) -> None:
         """End the child; the next use starts another."""
@@ -323,6 +328,13 @@ class _Child:
         self.process.wait()
         self.connection.close()
         os.close(self._memory_fd)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # the child will say what is the matter
 
 
 def _anonymous_memory() -> int:

@@ -144,7 +144,9 @@ def _matching(pattern: str) -> Iterator[_Found]:
     parts = Path(pattern).parts
     fixed = len(list(takewhile(lambda part: not glob.has_magic(part), parts)))
     root = Path(*parts[:fixed])
-    matches = sorted(root.glob(str(Path(*parts[fixed:]))))
+    matches = sorted(
+        path for path in root.glob(str(Path(*parts[fixed:]))) if not _is_hidden(path, root)
+    )
     if not matches:
         raise InputError(f"Nothing matches {pattern}. Check the pattern.")
     for path in matches:
@@ -158,9 +160,13 @@ def _files_in(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not _is_hidden(path, folder)
         and path.suffix.lower() not in OWN_SUFFIXES
     ]
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _is_media(path: Path) -> bool:

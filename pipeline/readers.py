@@ -231,27 +231,27 @@ class PyAVReader:
         starts, frames count again from the next key frame on.
         """
         good: set[int] = set()
+        good_from: int | None = None  # None: nothing is until the next key frame
+        started = False
         # With frame threads the error of a packet surfaces some packets later.
         suspects: deque[int] = deque(maxlen=self._threads)
-        synchronous = False
-        good_from = 0
         for packet in packets(self._container, self._stream, flush=True):
             if packet.size and packet.pts is not None:
-                if not synchronous and packet.is_keyframe:
-                    synchronous, good_from = True, packet.pts
                 if packet.is_corrupt:
-                    synchronous = False
-                if not synchronous:
-                    self._alive()
+                    good_from = None
+                    continue
+                if good_from is None and packet.is_keyframe:
+                    started, good_from = True, packet.pts
+                if not started:
                     continue
                 suspects.append(packet.pts)
-                if packet.pts >= good_from:
+                if good_from is not None and packet.pts >= good_from:
                     good.add(packet.pts)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
                 good.difference_update(suspects)
-                synchronous = False
+                good_from = None
                 continue
             for frame in frames:
                 if frame.pts in good and not frame.is_corrupt:

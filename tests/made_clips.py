@@ -5,6 +5,7 @@ and unlike from frame to frame, so that a wrong frame is noticed.
 """
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -24,7 +25,7 @@ CODERS = {
     "hevc.mp4": [*X265, "-pix_fmt", "yuv420p"],
     "ten_bit.mp4": [*X265, "-pix_fmt", "yuv420p10le"],
     "vp9.webm": ["-c:v", "libvpx-vp9", "-g", "15"],
-    "vp8_hidden.webm": ["-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16"],
+    "vp8.webm": ["-c:v", "libvpx", "-g", "15"],
     "mpeg4.avi": ["-c:v", "mpeg4", "-q:v", "3", "-bf", "2", "-g", "15"],
     "mjpeg.avi": ["-c:v", "mjpeg", "-q:v", "3", "-pix_fmt", "yuvj420p"],
     "av1.mp4": ["-c:v", "libaom-av1", "-cpu-used", "8", "-pix_fmt", "yuv420p"],
@@ -73,6 +74,7 @@ def make_flat(path: Path, size: str, rgb: str, matrix: str, extra: list[str]) ->
     return path
 
 
+@cache
 def shown_frames(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     """What ffmpeg shows of a clip: (frames, height, width, 3) RGB."""
     output = ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
