@@ -6,6 +6,7 @@ While a run works, everything lies in `<out>.partial/` beside the output:
     lock                held by the one run that may write
     <key>/00000.parquet the rows of span 0 of one video, of one content, by one backend
     <key>.parquet       a video's rows, merged
+    strikes             how often spans brought their worker down
     <key>.json          its record: written last, this commits the video
 
 A killed run goes on from there. `finish` puts the results in place, each replaced only by a whole
@@ -119,6 +120,15 @@ class Store:
         """Keep a span of which no frame could be had: it is done, and has no rows."""
         self.write(key, span, self.schema.empty_table())
 
+    def strike(self, key: str, span: int) -> int:
+        """Note that a span brought its worker down, and return how often it has, in all runs."""
+        path = self._partial / "strikes"
+        counts = json.loads(path.read_text()) if path.exists() else {}
+        count: int = counts.get(f"{key}/{span}", 0) + 1
+        with _writing(self.out), appearing_whole(path) as growing:
+            growing.write_text(json.dumps(counts | {f"{key}/{span}": count}))
+        return count
+
     def commit(self, video: Video, wanted: NDArray[np.int64], error: str | None) -> VideoRecord:
         """Merge a video's spans and commit it.
 
@@ -200,11 +210,11 @@ class Store:
         replacing = begun["replacing"] if begun else overwrite
         if begun:
             self._refuse_other_settings(begun["description"])
-        else:
+        earlier = self._earlier_records(replacing)
+        if not begun:  # only now: a refused run must not stand in the way of the right one
             content = {"description": self._description, "replacing": replacing}
             with appearing_whole(run) as growing:
                 growing.write_text(json.dumps(content, indent=1))
-        earlier = self._earlier_records(replacing)
         if replacing:
             self._replaced = earlier.keys()
         else:
