@@ -72,8 +72,7 @@ def open_reader(video: Video, threads: int = 1, alive: Callable[[], None] = lamb
     Args:
         video: A probed video.
         threads: For decoding.
-        alive: Called for each frame that is decoded on the way to a wanted one, if the backend
-            tells.
+        alive: Called for each frame that PyAV decodes, wanted or not; decord does not tell.
 
     Raises:
         ReadError: It cannot be opened.
@@ -206,6 +205,8 @@ class PyAVReader:
 
     def _approach(self, wanted: int) -> None:
         """Go to where decoding on leads to the wanted frame, without a long way."""
+        if self._ahead and self._passed < wanted <= self._ahead.stamp:
+            return
         keys, coded = self._video.keys, self._video.coded
         before = keys[: np.searchsorted(keys, wanted, side="right")]
         if wanted > self._passed:
