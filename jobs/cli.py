@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,26 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--overwrite", is_flag=True, help="Start anew, replacing the results that are there.")
 @_analysis_options
+@click.option("--local", is_flag=True, help="Work in this process, one input after the other.")
+@click.option(
+    "--address", help="Work on a running Ray cluster: auto, HOST:6379 or ray://HOST:10001."
+)
+@click.option("--cpus", type=click.IntRange(1), help="CPUs for the run.  [default: all]")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs for the network.  [default: all]")
+@click.option("--face-actors", type=click.IntRange(1), help="Workers that decode and detect.")
+@click.option("--network-actors", type=click.IntRange(1), help="Workers that run the network.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing summary as JSON.")
 def analyze(
     inputs: tuple[str, ...],
     out: Path,
     overwrite: bool,
+    local: bool,
+    address: str | None,
+    cpus: int | None,
+    gpus: int | None,
+    face_actors: int | None,
+    network_actors: int | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -188,11 +203,22 @@ def analyze(
     A run that was stopped goes on where it was when it is started again.
     """
     from jobs.progress import RunProgress
-    from pipeline.local import run
     from pipeline.inputs import find_inputs
 
     settings = _settings(options)
     found = find_inputs(inputs)
+    spread = (address, cpus, gpus, face_actors, network_actors)
+    if local and any(value is not None for value in spread):
+        raise click.UsageError(
+            "--local works in this process: --address, --cpus, --gpus and actors are Ray's"
+        )
+    if local:
+        from pipeline.local import run
+    else:
+        from jobs.analyze import run as run_on_ray
+        from jobs.cluster import ClusterOptions
+
+        run = partial(run_on_ray, options=ClusterOptions(*spread))
     console = Console(stderr=True)
     with RunProgress(console, quiet) as progress:
         if settings.model == DEFAULT_MODEL:

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.local import Observer
 from pipeline.inputs import InputFile, Inputs
+from pipeline.local import Observer
 from pipeline.results import VideoRecord
 from pipeline.video import Video
 

@@ -233,6 +233,24 @@ def load_detector(
     )
 
 
+def weights_files(name: str, weights: Path | None = None) -> dict[str, Path]:
+    """Where a detector's files of weights lie, by their published names.
+
+    Args:
+        name: one of `DETECTORS`.
+        weights: as for `load_detector`.
+
+    Raises:
+        DetectorError: a file that `weights` should hold does not exist.
+        MissingWeightsError: they are not on this machine.
+    """
+    files = {lookup(part).file: _weights_path(part, weights) for part in _KINDS[name].weights}
+    for path in files.values():
+        if not path.is_file():
+            raise DetectorError(f"{path} does not exist: {name} needs it as its weights")
+    return files
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which of the found faces count.
@@ -322,10 +340,7 @@ def _set_threads(library: Literal["opencv", "torch"], threads: int) -> None:
 
 def _network(name: str, weights: Path | None, min_score: float, device: str) -> _Network:
     kind = _KINDS[name]
-    paths = [_weights_path(part, weights) for part in kind.weights]
-    for path in paths:
-        if not path.is_file():
-            raise DetectorError(f"{path} does not exist: {name} needs it as its weights")
+    paths = list(weights_files(name, weights).values())
     try:
         network = kind.build(paths, min_score, device)
         # Another detector's weights may load, and fail on the first picture only.

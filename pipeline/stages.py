@@ -127,10 +127,12 @@ class FaceStage:
                     del pending[found.span]
                     yield found
             except Exception as problem:
-                if isinstance(problem, DecodeError) and video.backend == "decord":
-                    raise
                 tries = tries + 1 if first in pending else 1
-                if tries == TRIES:
+                if isinstance(problem, DecodeError) and video.backend == "decord":
+                    # Damage stays damage; a child that died may do better the next time.
+                    if problem.kind in ("corrupt", "open") or tries == TRIES:
+                        raise
+                elif tries == TRIES:
                     tries = 0
                     span = next(iter(pending))
                     del pending[span]

@@ -1,0 +1,103 @@
+"""Ray for one run: started on this machine, or a cluster joined by its address."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from emonet.errors import EmopipeError
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+OBJECT_STORE_BYTES = 2**30
+"""Shared memory of a Ray started here: some 40 spans of 256 px crops."""
+
+
+class ClusterError(EmopipeError):
+    """A Ray cluster that cannot be joined or lacks what was asked for."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where a run works and how it spreads.
+
+    Attributes:
+        address: of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on
+            this machine for the run.
+        cpus: CPUs of the Ray that is started; None for all of this machine's.
+        gpus: GPUs for the network; None for all there are.
+        face_actors: actors that decode, detect and align; None for what the CPUs take.
+        network_actors: actors that run the network; None for one a GPU, or what the CPUs take.
+    """
+
+    address: str | None = None
+    cpus: int | None = None
+    gpus: int | None = None
+    face_actors: int | None = None
+    network_actors: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "face_actors", "network_actors"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ClusterError(f"--{name.replace('_', '-')} is 1 or more, not {value}")
+        if self.gpus is not None and self.gpus < 0:
+            raise ClusterError(f"--gpus is 0 or more, not {self.gpus}")
+
+
+@contextmanager
+def ray_session(options: ClusterOptions) -> Iterator[None]:
+    """Start or join Ray, quietly, and leave it at the end with nothing left running.
+
+    Raises:
+        ClusterError: no cluster answers at that address.
+    """
+    # Ray 2.64 will take these another way; pyproject.toml keeps it below.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    started_here = (
+        {}
+        if options.address
+        else {
+            "num_cpus": options.cpus or len(os.sched_getaffinity(0)),
+            "num_gpus": options.gpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    )
+    try:
+        ray.init(
+            address=options.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **started_here,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"--address {options.address}" if options.address else "Ray on this machine"
+        raise ClusterError(
+            f"{where} does not start or answer ({str(error).splitlines()[0]}); "
+            f"--local works without Ray"
+        ) from error
+    try:
+        _quieten_ray_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten_ray_data() -> None:
+    """Keep Ray Data's progress and notices out of the user's terminal; its files have them."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    logger.addFilter(lambda record: record.levelno >= logging.ERROR)
+    logger.setLevel(logging.ERROR)
