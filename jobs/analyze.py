@@ -417,8 +417,10 @@ class Prober(_Actor):
             if span not in skipped and (message.only is None or span in message.only)
         }
         order = list(pending)
-        for first in range(0, len(order), SEGMENT_SPANS):
-            yield Segment(video, {k: pending[k] for k in order[first : first + SEGMENT_SPANS]})
+        # Without keys every segment would be decoded from the file's start.
+        length = SEGMENT_SPANS if len(video.keys) else max(1, len(order))
+        for first in range(0, len(order), length):
+            yield Segment(video, {k: pending[k] for k in order[first : first + length]})
 
 
 class FaceFinder(_Actor):

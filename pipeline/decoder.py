@@ -121,18 +121,17 @@ class Decoder:
         return self._child.process.pid if self._child else None
 
     def probe(self, path: Path, name: str, backend: str = "auto") -> Video:
-        """Run `pipeline.video.probe` in the child; where decord brings that down, with PyAV.
+        """Run `pipeline.video.probe` in the child; where decord keeps bringing it down, with PyAV.
 
         Raises:
             VideoError: The file has no frame that can be had.
-            DecodeError: The child crashed, hung or outgrew its memory.
+            DecodeError: The child crashed, hung or outgrew its memory, time and again.
         """
-        try:
-            return self._probe(path, name, backend)
-        except DecodeError:
-            if backend != "auto":
-                raise
-            return self._probe(path, name, "pyav")
+        last = "pyav" if backend == "auto" else backend
+        for attempt in (backend, backend):
+            with suppress(DecodeError):
+                return self._probe(path, name, attempt)
+        return self._probe(path, name, last)
 
     def _probe(self, path: Path, name: str, backend: str) -> Video:
         child = self._idle_child()
