@@ -5,6 +5,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import emonet  # noqa: F401 -- settles how PyTorch's threads wait, before anything loads PyTorch
+
 if TYPE_CHECKING:
     from pipeline.local import analyze
     from pipeline.results import read_results
