@@ -181,6 +181,7 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--gpus", type=click.IntRange(0), help="GPUs for the network.  [default: all]")
 @click.option("--face-actors", type=click.IntRange(1), help="Workers that decode and detect.")
 @click.option("--network-actors", type=click.IntRange(1), help="Workers that run the network.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing summary as JSON.")
 def analyze(
@@ -193,6 +194,7 @@ def analyze(
     gpus: int | None,
     face_actors: int | None,
     network_actors: int | None,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -202,7 +204,7 @@ def analyze(
     INPUTS are files, folders (searched through), globs, or .txt files with a path on each line.
     A run that was stopped goes on where it was when it is started again.
     """
-    from jobs.progress import RunProgress
+    from jobs.progress import PlanOnlyError, RunProgress
     from pipeline.inputs import find_inputs
 
     settings = _settings(options)
@@ -212,7 +214,7 @@ def analyze(
         raise click.UsageError(
             "--local works in this process: --address, --cpus, --gpus and actors are Ray's"
         )
-    if local:
+    if local or dry_run:
         from pipeline.local import run
     else:
         from jobs.analyze import run as run_on_ray
@@ -220,7 +222,7 @@ def analyze(
 
         run = partial(run_on_ray, options=ClusterOptions(*spread))
     console = Console(stderr=True)
-    with RunProgress(console, quiet) as progress:
+    with RunProgress(console, quiet and not dry_run, dry_run) as progress:
         if settings.model == DEFAULT_MODEL:
             progress.say(
                 f"model {DEFAULT_MODEL} (bundled); for the published one: "
@@ -228,6 +230,8 @@ def analyze(
             )
         try:
             records = run(found, out, settings, overwrite, progress)
+        except PlanOnlyError:
+            return
         except KeyboardInterrupt:
             again = "the same command without --overwrite" if overwrite else "the same command"
             progress.say(f"stopped; {again} goes on from here")

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import threading
 import time
 
 from rich.console import Console
@@ -8,11 +9,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.inputs import InputFile, Inputs
 from pipeline.local import Observer
+from pipeline.plan import Plan
 from pipeline.results import VideoRecord
 from pipeline.video import Video
 
+STILL_S = 60.0
+"""After so long without a finished span the watchdog says what the run waits for."""
+
 LINE_INTERVAL_S = 10.0
 """How often a plain line is printed at most, where there is no terminal."""
+
+
+class PlanOnlyError(Exception):
+    """A dry run has said what it would do."""
 
 
 class RunProgress(Observer):
@@ -23,13 +32,23 @@ class RunProgress(Observer):
     Args:
         console: where to; a terminal gets a bar, anything else lines.
         quiet: count, but show nothing.
+        dry_run: end the run with `PlanOnlyError` where it would begin.
+        still_s: after so long without a finished span say what the run waits for.
     """
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        quiet: bool = False,
+        dry_run: bool = False,
+        still_s: float = STILL_S,
+    ) -> None:
         self.frames = 0
         self.faces = 0
         self._console = console
         self._quiet = quiet
+        self._dry_run = dry_run
+        self._still_s = still_s
         self._began = self._line_at = time.monotonic()
         self._videos = self._done = 0
         self._bytes: dict[str, int] = {}
@@ -37,6 +56,9 @@ class RunProgress(Observer):
         self._bytes_done = 0.0
         self._shares: dict[str, float] = {}
         self._wanted: dict[str, int] = {}
+        self._moved = self._began
+        self._ended = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, daemon=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,9 +72,12 @@ class RunProgress(Observer):
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
+        self._watchdog.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._watchdog.join()
         self._bar.stop()
 
     @property
@@ -60,16 +85,20 @@ class RunProgress(Observer):
         """How long the run has gone on."""
         return time.monotonic() - self._began
 
-    def begun(self, inputs: Inputs, done: int) -> None:
-        """Take the inputs' sizes, name those passed over, and say what there is to do."""
+    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
+        """Name the inputs passed over, and say what there is to do."""
         self._bytes = {file.name: _bytes(file) for file in inputs.files}
         self._bytes_all = sum(self._bytes.values())
         self._videos, self._done = len(inputs.files), done
         for skipped in inputs.skipped:
             self.say(skipped.reason)
-        earlier = f", {done} of them done by an earlier run" if done else ""
-        self.say(f"{self._videos} inputs, {self._bytes_all / 1e6:,.1f} MB{earlier}")
-        self._began = self._line_at = time.monotonic()
+        if done:
+            self.say(f"{done} of {self._videos} inputs were done by an earlier run")
+        if ahead.inputs:
+            self.say(str(ahead))
+        if self._dry_run:
+            raise PlanOnlyError
+        self._began = self._line_at = self._moved = time.monotonic()
 
     def video_begun(self, video: Video, frames: int, done: int) -> None:
         """Take the video's number of sampled frames."""
@@ -96,6 +125,7 @@ class RunProgress(Observer):
 
     def _credit(self, name: str, share: float) -> None:
         """Take a video as done to that share, and show where the run stands."""
+        self._moved = time.monotonic()
         self._bytes_done += self._bytes[name] * (share - self._shares.get(name, 0.0))
         self._shares[name] = share
         done = self._bytes_done / max(1, self._bytes_all)
@@ -108,6 +138,19 @@ class RunProgress(Observer):
         if due and not self._console.is_terminal:
             self._line_at = time.monotonic()
             self.say(f"{state} · {100 * done:.0f} %")
+
+    def _watch(self) -> None:
+        """Say so when nothing has moved for a while, and what the run waits for."""
+        said = self._moved
+        while not self._ended.wait(1.0):
+            now = time.monotonic()
+            if now - max(said, self._moved) >= self._still_s:
+                said = now
+                waiting = [name for name, share in list(self._shares.items()) if share < 1]
+                self.say(
+                    f"nothing has moved for {now - self._moved:.0f} s; waiting for "
+                    f"{', '.join(waiting) or 'the first frames'}"
+                )
 
 
 def _bytes(file: InputFile) -> int:

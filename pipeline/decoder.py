@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
 from pipeline import readers
-from pipeline.video import Video, VideoError, probe
+from pipeline.video import Glance, Video, VideoError, glance, probe
 
 SLOTS = 2
 SLOT_BYTES = 24 * 2**20
@@ -133,14 +134,29 @@ class Decoder:
                 return self._probe(path, name, attempt)
         return self._probe(path, name, last)
 
+    def glance(self, path: Path) -> Glance:
+        """Run `pipeline.video.glance` in the child.
+
+        Raises:
+            VideoError: The file cannot be opened.
+            DecodeError: The child crashed, hung or outgrew its memory.
+        """
+        found = self._ask("glance", path)
+        assert isinstance(found, Glance)
+        return found
+
     def _probe(self, path: Path, name: str, backend: str) -> Video:
+        found = self._ask("probe", path, name, backend)
+        assert isinstance(found, Video)
+        return found
+
+    def _ask(self, request: str, path: Path, *more: str) -> object:
         child = self._idle_child()
-        child.ask("probe", path, name, backend)
+        child.ask(request, path, *more)
         limit = PROBE_BYTES if self._memory_bytes is None else self._memory_bytes
         kind, value = self._answer(child, path, limit, opening=True)
         child.busy = False
-        if kind == "video":
-            assert isinstance(value, Video)
+        if kind == "found":
             return value
         raise VideoError(str(value))
 
@@ -370,8 +386,10 @@ class _Server:
         """
         while True:
             request, *values = self._connection.recv()
-            if request == "probe":
-                self._probe(*values)
+            if request == "glance":
+                self._look_into(values[0], glance, *values)
+            elif request == "probe":
+                self._look_into(values[0], partial(probe, alive=self._alive), *values)
             elif request == "decode":
                 self._decode(*values)
             # "free" and "cancel" are late: they were for work that is done.
@@ -384,10 +402,12 @@ class _Server:
         if time.monotonic() - self._spoke > WATCH_S:
             self._tell("alive")
 
-    def _probe(self, path: Path, name: str, backend: str) -> None:
+    def _look_into(
+        self, path: Path, look: Callable[..., Video | Glance], *arguments: object
+    ) -> None:
         self._close()
         try:
-            self._tell("video", probe(path, name, backend, alive=self._alive))
+            self._tell("found", look(*arguments))
         except VideoError as error:
             self._tell("error", str(error))
         except Exception as error:  # whatever a broken file brings about

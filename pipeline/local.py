@@ -15,6 +15,7 @@ from emonet.predictor import Predictor
 from pipeline.decoder import DecodeError
 from pipeline.faces import Selection
 from pipeline.inputs import InputFile, Inputs, find_inputs
+from pipeline.plan import Plan, plan
 from pipeline.results import Results, SpanFaces, VideoRecord, read_results
 from pipeline.settings import Settings, describe, resolved
 from pipeline.stages import EmotionStage, FaceStage, LostSpan, spans_of, wanted_frames
@@ -25,8 +26,8 @@ from pipeline.video import Video, VideoError
 class Observer:
     """Is told how a run goes on; this one does nothing with it."""
 
-    def begun(self, inputs: Inputs, done: int) -> None:
-        """The run begins; `done` of its inputs were finished by an earlier one."""
+    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
+        """The run begins; an earlier one finished `done` inputs, `ahead` is left."""
 
     def video_begun(self, video: Video, frames: int, done: int) -> None:
         """A video begins: so many sampled frames, of which so many were done earlier."""
@@ -137,8 +138,9 @@ def conduct(
             for file in inputs.files
             if (record := store.record(file.name, file.path))
         }
-        observer.begun(inputs, len(records))
-        for file, record in work(store, [f for f in inputs.files if f.name not in records]):
+        todo = [file for file in inputs.files if file.name not in records]
+        observer.begun(inputs, len(records), plan(todo, settings))
+        for file, record in work(store, todo):
             records[file.name] = record
             observer.video_done(file, record)
         store.finish()

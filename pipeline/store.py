@@ -318,7 +318,14 @@ def open_store(
             store._prepare(overwrite)
         yield store
     finally:
+        _tidy(partial)
         lock.release()
+
+
+def _tidy(partial: Path) -> None:
+    """Remove a working folder in which no work lies."""
+    if partial.is_dir() and {path.name for path in partial.iterdir()} <= {"lock", "run.json"}:
+        shutil.rmtree(partial)
 
 
 def part_key(video: Video) -> str:

@@ -48,6 +48,9 @@ LATEST_S = 1e9
 FALLBACK_FPS = 25.0
 """Assumed where neither timestamps nor the container tell a rate."""
 
+AV_TIME_BASE_HZ = 1_000_000
+"""Unit of a container's duration in libav: microseconds."""
+
 HEAD_FRAMES = 16
 """So many frames are decoded to see whether the packets tell the frames."""
 
@@ -109,6 +112,19 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """What a file's header says, which may be wrong: for estimates before it is read.
+
+    Attributes:
+        seconds: Duration; 0 for a picture.
+        frames: Number of frames.
+    """
+
+    seconds: float
+    frames: int
+
+
+@dataclass(frozen=True)
 class _Index:
     """What identifies the shown frames; fields as in `Video`."""
 
@@ -167,6 +183,26 @@ def sample(
     ticks = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1.5)) / fps
     numbers = first + np.unique(np.searchsorted(times, ticks - TICK_TOLERANCE_S))
     return numbers[numbers < stop].astype(np.int64)
+
+
+def glance(path: Path) -> Glance:
+    """Read a file's header only.
+
+    Raises:
+        VideoError: it cannot be opened, or says nothing.
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Glance(0.0, 1)
+    try:
+        with readers.open_container(path) as (container, stream):
+            rate = float(stream.average_rate or stream.guessed_rate or FALLBACK_FPS)
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
+            else:
+                seconds = (container.duration or 0) / AV_TIME_BASE_HZ
+            return Glance(max(0.0, seconds), stream.frames or max(0, round(seconds * rate)))
+    except readers.ReadError as error:
+        raise VideoError(str(error)) from error
 
 
 def probe(

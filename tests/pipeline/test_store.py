@@ -150,6 +150,7 @@ def test_other_settings_are_refused_by_name_and_overwritten_on_request(out, tmp_
         store.finish()
     with pytest.raises(OutputError, match="stride was 1 and is 5"), opened(out, stride=5):
         pass
+    assert not partial_path(out).exists(), "a refused run left something behind"
     with opened(out, overwrite=True, stride=5) as store:
         assert store.record("a.mp4", video.path) is None
         do(store, a_video(tmp_path, "b.mp4"))
