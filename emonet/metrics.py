@@ -1,0 +1,200 @@
+"""How good predictions are: of expressions (accuracy, F1, calibration) and of valence and arousal.
+
+All functions take NumPy arrays; sample i of one argument belongs to sample i of the others. What is
+undefined (the recall of a class that never occurs, a correlation with a constant) is NaN where it
+stands alone, and counts as the docstring says where it is averaged.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+"""Equally wide bins of confidence, as in Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
+Neural Networks", ICML 2017."""
+
+
+@dataclass(frozen=True)
+class ExpressionScores:
+    """How well classes are told.
+
+    Attributes:
+        samples: how many there were.
+        accuracy: share of samples whose class is right.
+        macro_f1: mean F1 of the classes that occur, in truth or in predictions.
+        weighted_f1: mean F1 weighted by how often each class occurs in truth.
+        calibration_error: `expected_calibration_error`.
+        confusion: (classes, classes) int64, rows by truth, columns by prediction.
+        precision: (classes,) of those said to be of a class, the share that are; NaN if never said.
+        recall: (classes,) of those of a class, the share said to be; NaN if it never occurs.
+        f1: (classes,) harmonic mean of both, 0 where one of them is; NaN if neither exists.
+    """
+
+    samples: int
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    calibration_error: float
+    confusion: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DimensionScores:
+    """How well a continuous dimension, valence or arousal, is told.
+
+    Attributes:
+        samples: how many there were.
+        ccc: concordance correlation coefficient.
+        pcc: Pearson's correlation coefficient.
+        rmse: root mean squared error, in units of the dimension.
+        sagr: sign agreement.
+    """
+
+    samples: int
+    ccc: float
+    pcc: float
+    rmse: float
+    sagr: float
+
+
+def score_expressions(
+    probabilities: NDArray[np.floating], truth: NDArray[np.integer]
+) -> ExpressionScores:
+    """Score predicted classes: the most probable one is what is said.
+
+    Args:
+        probabilities: (n, classes), each row sums to 1; n is 1 or more.
+        truth: (n,) index of the right class.
+
+    Raises:
+        ValueError: the shapes disagree or there are no samples.
+    """
+    classes = probabilities.shape[1]
+    counts = confusion(truth, probabilities.argmax(axis=1), classes)
+    right, occurs, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    f1 = _shares(2 * right, occurs + said)
+    return ExpressionScores(
+        samples=len(truth),
+        accuracy=float(right.sum() / len(truth)),
+        macro_f1=float(np.nanmean(f1)),
+        weighted_f1=float(np.nansum(f1 * occurs) / len(truth)),
+        calibration_error=expected_calibration_error(probabilities, truth),
+        confusion=counts,
+        precision=_shares(right, said),
+        recall=_shares(right, occurs),
+        f1=f1,
+    )
+
+
+def score_dimension(
+    predicted: NDArray[np.floating], truth: NDArray[np.floating]
+) -> DimensionScores:
+    """Score valence or arousal.
+
+    Args:
+        predicted: (n,) in [-1, 1]; n is 1 or more.
+        truth: (n,) in [-1, 1].
+
+    Raises:
+        ValueError: the shapes disagree or there are no samples.
+    """
+    _check_pair(predicted, truth)
+    return DimensionScores(
+        samples=len(truth),
+        ccc=concordance(predicted, truth),
+        pcc=correlation(predicted, truth),
+        rmse=rmse(predicted, truth),
+        sagr=sign_agreement(predicted, truth),
+    )
+
+
+def confusion(
+    truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
+    """Count how often each class is taken for each.
+
+    Args:
+        truth: (n,) class indices below `classes`.
+        predicted: (n,) class indices below `classes`.
+        classes: how many there are.
+
+    Returns:
+        (classes, classes) int64; [t, p] counts samples of class t that were said to be p.
+
+    Raises:
+        ValueError: the shapes disagree, there are no samples, or an index is out of range.
+    """
+    _check_pair(predicted, truth)
+    if min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= classes:
+        raise ValueError(f"a class index is not in 0 … {classes - 1}")
+    pairs = truth.astype(np.int64) * classes + predicted.astype(np.int64)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def expected_calibration_error(
+    probabilities: NDArray[np.floating], truth: NDArray[np.integer], bins: int = CALIBRATION_BINS
+) -> float:
+    """How far confidence and accuracy lie apart, on average over samples (Guo et al. 2017).
+
+    Samples are binned by the probability of the class that is said; in each bin the mean of that
+    probability is compared with the share of samples that are right.
+
+    Args:
+        probabilities: (n, classes), each row sums to 1.
+        truth: (n,) index of the right class.
+        bins: how many, equally wide over [0, 1].
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == truth
+    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(index, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+def concordance(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Lin's concordance correlation coefficient (Biometrics 45, 1989), with population moments.
+
+    2·cov / (var + var' + (mean - mean')²): 1 for perfect agreement, less for a wrong scale or
+    offset too. NaN if both are constant and equal.
+    """
+    p, t = predicted.astype(np.float64), truth.astype(np.float64)
+    covariance = ((p - p.mean()) * (t - t.mean())).mean()
+    return _ratio(2 * covariance, p.var() + t.var() + (p.mean() - t.mean()) ** 2)
+
+
+def correlation(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Pearson's correlation coefficient; NaN if one of both is constant."""
+    p, t = predicted.astype(np.float64), truth.astype(np.float64)
+    covariance = ((p - p.mean()) * (t - t.mean())).mean()
+    return _ratio(covariance, p.std() * t.std())
+
+
+def rmse(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Root mean squared error."""
+    errors = predicted.astype(np.float64) - truth.astype(np.float64)
+    return float(np.sqrt((errors**2).mean()))
+
+
+def sign_agreement(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Share of samples whose sign is right (SAGR: Nicolaou, Gunes, Pantic 2011); 0 has its own."""
+    return float((np.sign(predicted) == np.sign(truth)).mean())
+
+
+def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Divide; NaN where the whole is 0."""
+    shares = np.full(len(part), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator > 0 else float("nan")
+
+
+def _check_pair(predicted: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
+    if predicted.ndim != 1 or predicted.shape != truth.shape or not len(truth):
+        raise ValueError(f"predictions {predicted.shape} and truth {truth.shape} do not pair up")
