@@ -122,10 +122,14 @@ class FaceStage:
         tries = 0
         while pending:
             first = next(iter(pending))
+            # Behind a failure one at a time: a child that dies takes frames along that it has not
+            # handed over, and these may be of spans before the one that kills it.
+            attempted = {first: pending[first]} if tries else dict(pending)
             try:
-                for found in self._attempt(video, pending):
+                for found in self._attempt(video, attempted):
                     del pending[found.span]
                     yield found
+                tries = 0
             except Exception as problem:
                 tries = tries + 1 if first in pending else 1
                 if isinstance(problem, DecodeError) and video.backend == "decord":
