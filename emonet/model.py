@@ -170,7 +170,8 @@ class EmoNet(nn.Module):
         attention = heatmaps.sum(dim=1, keepdim=True)
         attended = torch.cat((first_features, second_features), dim=1) * attention
         emotion = self.conv1x1_input_emo_2(torch.cat((stem, attended), dim=1))
-        pooled = self.emo_net_2(emotion).mean(dim=(2, 3))
+        # The predictor keeps the last layers in float32: bfloat16 would round valence to 1/256.
+        pooled = self.emo_net_2(emotion).to(self.emo_fc_2[0].weight.dtype).mean(dim=(2, 3))
         out = self.emo_fc_2(pooled)
         n = self.n_expression
         return EmoNetOutput(heatmaps, out[:, :n], out[:, n], out[:, n + 1], first_heatmaps)

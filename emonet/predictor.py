@@ -85,6 +85,7 @@ class Predictor:
         self.faces_per_batch = faces_per_batch or FACES_PER_BATCH[self.device.type]
         self._dtype = PRECISIONS[self.precision]
         self._model = model.eval().to(self.device, self._dtype)
+        self._model.emo_fc_2.float()
         # PyTorch's stubs lack this overload.
         self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -29,7 +29,8 @@ def main() -> None:
     print("$ emopipe", *command, flush=True)
     subprocess.run([sys.executable, "-m", "jobs.cli", *command], check=True)
     rows = read_results(out).rows
-    print(rows[["video", "frame", "time", "emotion", "valence", "arousal", "x1", "y1"]].head())
+    shown = rows[["video", "frame", "time", "emotion", "valence", "arousal", "x1", "y1"]]
+    print(shown.head().to_string(index=False))
     print(f"\nThe table lies in {out}; the video it tells of is {video}.")
 
 

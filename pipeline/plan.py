@@ -31,10 +31,12 @@ class Plan:
     bytes: int
 
     def __str__(self) -> str:
+        plural = "" if self.inputs == 1 else "s"
         unreadable = f", {self.unreadable} of them unreadable" if self.unreadable else ""
         return (
-            f"{self.inputs:,} inputs{unreadable}, {timedelta(seconds=round(self.seconds))} long: "
-            f"about {self.frames:,} frames to look at, some {self.bytes / 1e6:,.1f} MB of results"
+            f"{self.inputs:,} input{plural}{unreadable}, "
+            f"{timedelta(seconds=round(self.seconds))} long: about {self.frames:,} frames "
+            f"to look at, some {self.bytes / 1e6:,.1f} MB of results"
         )
 
 
