@@ -1,0 +1,31 @@
+"""A clip and a picture of a real face, made from scikit-image's public-domain portrait."""
+
+from functools import cache
+from pathlib import Path
+
+from made_clips import ffmpeg
+from PIL import Image
+from skimage.data import astronaut
+
+from jobs.demo import FRAMES, make_video
+
+__all__ = ["FRAMES", "face_clip", "face_picture"]
+
+KEY_FRAME_EVERY = 10
+"""So that damage ends, and a cut file is good up to the cut."""
+
+
+@cache
+def face_clip(folder: Path) -> Path:
+    """50 frames of 320×320 at 25 a second with one face on each; its index stands first."""
+    made, path = folder / "made" / "face.mp4", folder / "face.mp4"
+    made.parent.mkdir()
+    make_video(made)
+    coder = ["-c:v", "libx264", "-g", str(KEY_FRAME_EVERY), "-bf", "2", "-pix_fmt", "yuv420p"]
+    ffmpeg("-i", made, *coder, "-movflags", "+faststart", path)
+    return path
+
+
+def face_picture() -> Image.Image:
+    """One face in 512×512 pixels."""
+    return Image.fromarray(astronaut())
