@@ -1,28 +1,37 @@
-# Both `make demo` and `make test` set everything up themselves, in .venv.
+# Each target sets up what it needs in .venv.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-INSTALLED := $(VENV)/installed
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SHARED ?= ../shared
 
-.PHONY: demo test lint types check
+.PHONY: help demo test lint types check calibrate
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED)
+demo: $(INSTALLED)  ## make a sample video, analyze it with the bundled model, show the table
 	$(BIN)/python -m jobs.demo
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## run the tests
 	$(BIN)/pytest
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED)
+types: $(INSTALLED)  ## check types
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test  ## all that the gate checks
+
+calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the reference data)
+	for detector in centerface yunet blazeface; do \
+	    $(BIN)/python -m pipeline.calibrate $(SHARED)/data/landmarks68/landmarks68.parquet \
+	        --detector $$detector --detector-weights $(SHARED)/weights || exit; \
+	done
