@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 SHARED ?= ../shared
+LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 
 .PHONY: help demo test lint types check calibrate
 
@@ -31,7 +32,8 @@ types: $(INSTALLED)  ## check types
 check: lint types test  ## all that the gate checks
 
 calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the reference data)
-	for detector in centerface yunet blazeface; do \
-	    $(BIN)/python -m pipeline.calibrate $(SHARED)/data/landmarks68/landmarks68.parquet \
-	        --detector $$detector --detector-weights $(SHARED)/weights || exit; \
+	$(BIN)/python -m pipeline.calibrate $(LANDMARKS68) --detector centerface
+	for detector in yunet blazeface; do \
+	    $(BIN)/python -m pipeline.calibrate $(LANDMARKS68) --detector $$detector \
+	        --detector-weights $(SHARED)/weights || exit; \
 	done
