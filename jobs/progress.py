@@ -31,7 +31,7 @@ class RunProgress(Observer):
 
     Args:
         console: where to; a terminal gets a bar, anything else lines.
-        quiet: count, but show nothing.
+        quiet: count, but show only what goes wrong.
         dry_run: end the run with `PlanOnlyError` where it would begin.
         still_s: after so long without a finished span say what the run waits for.
     """
@@ -115,13 +115,17 @@ class RunProgress(Observer):
         """Count, and say what went wrong if anything did."""
         self._done += 1
         if record.status != "ok":
-            self.say(f"{record.status}: {file.name}: {record.error}")
+            self.warn(f"{record.status}: {file.name}: {record.error}")
         self._credit(file.name, 1.0)
 
     def say(self, line: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar, unless quiet."""
         if not self._quiet:
-            self._console.print(escape(line), highlight=False, soft_wrap=True)
+            self.warn(line)
+
+    def warn(self, line: str) -> None:
+        """Print a line above the bar even if quiet: something went wrong."""
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def _credit(self, name: str, share: float) -> None:
         """Take a video as done to that share, and show where the run stands."""

@@ -81,7 +81,7 @@ def test_the_watchdog_names_what_the_run_waits_for(clip, tmp_path):
         assert "waiting for clip.mp4" in log.read()
 
 
-def test_quiet_says_nothing(clip, tmp_path):
+def test_quiet_says_only_what_went_wrong(clip, tmp_path):
     with (tmp_path / "log").open("w+") as log:
         _, progress = said(log, quiet=True)
         with progress:
@@ -89,4 +89,4 @@ def test_quiet_says_nothing(clip, tmp_path):
             progress.video_begun(video(clip), 100, 0)
             progress.video_done(clip, VideoRecord("clip.mp4", "failed", "broken"))
         log.seek(0)
-        assert log.read() == ""
+        assert log.read() == "failed: clip.mp4: broken\n"
