@@ -83,7 +83,8 @@ def find_inputs(arguments: Sequence[str | Path]) -> Inputs:
         The files to look at and those skipped. A file that is named twice counts once.
 
     Raises:
-        InputError: A path does not exist, a pattern matches nothing, a folder holds no video.
+        InputError: A path does not exist, a pattern matches nothing, a folder holds no video,
+            nothing that was named is one.
     """
     found: dict[Path, _Found] = {}
     skipped: dict[Path, Skipped] = {}
@@ -96,6 +97,9 @@ def find_inputs(arguments: Sequence[str | Path]) -> Inputs:
                 kind = file.path.suffix or file.path.name
                 reason = f"{file.path} was skipped: {kind} is no type of video or picture."
                 skipped.setdefault(key, Skipped(file.path, reason))
+    if not found:
+        reason = next((one.reason for one in skipped.values()), "No input was named.")
+        raise InputError(f"There is nothing to look at. {reason}")
     files = tuple(InputFile(file.path, file.name) for file in _with_unique_names(found))
     return Inputs(files, tuple(skipped.values()))
 
@@ -159,7 +163,8 @@ def _files_in(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        # A broken link shall fail, not vanish: perhaps a disk is not mounted.
+        if (path.is_file() or (path.is_symlink() and not path.exists()))
         and not _is_hidden(path, folder)
         and path.suffix.lower() not in OWN_SUFFIXES
     ]
