@@ -16,6 +16,9 @@ from pipeline.results import LANDMARK_TYPES
 
 DEFAULT_MODEL = "emonet-lite"
 DEFAULT_DETECTOR = "centerface"
+MAX_FPS = 1000
+"""Frames/s to ask for. Instants to look at are counted out one by one, so there is an end."""
+
 CROPS: tuple[CropMode, ...] = get_args(CropMode)
 
 
@@ -74,7 +77,10 @@ class Settings:
         _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
         _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
         _require(self.stride >= 1, "--stride is 1 or more")
-        _require(self.fps is None or self.fps > 0, "--fps is more than 0")
+        _require(
+            self.fps is None or 0 < self.fps <= MAX_FPS,
+            f"--fps is more than 0 and at most {MAX_FPS}; leave it out for every frame",
+        )
         _require(self.fps is None or self.stride == 1, "--fps and --stride exclude each other")
         _require(self.start is None or self.start >= 0, "--start is 0 s or later")
         _require(

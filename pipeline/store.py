@@ -302,6 +302,8 @@ def open_store(
         OutputError: it cannot be written, another run is writing it, or what lies there was made
             otherwise (and `overwrite` is not set).
     """
+    if out.name in ("", ".."):
+        raise OutputError(f"--out {out} has no name of its own: give one, such as results.parquet")
     store = Store(out, description, classes, landmarks)
     partial = partial_path(out)
     with _writing(out):
