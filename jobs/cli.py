@@ -214,6 +214,8 @@ def analyze(
         raise click.UsageError(
             "--local works in this process: --address, --cpus, --gpus and actors are Ray's"
         )
+    if dry_run and overwrite:
+        raise click.UsageError("--dry-run changes nothing and --overwrite does: leave one out")
     if local or dry_run:
         from pipeline.local import run
     else:
