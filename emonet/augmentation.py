@@ -1,0 +1,118 @@
+"""Random changes to training pictures, a batch at a time, on any device.
+
+What happens to a sample is decided by a row of uniform draws that depends on the seed, the epoch
+and the sample's place in the epoch alone: not on batch size, workers or device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+DRAWS = 13
+"""Uniform numbers that decide what happens to one sample."""
+
+_FLIP, _ZOOM, _TURN, _X, _Y, _BRIGHTNESS, _CONTRAST = range(7)
+_ERASE, _ERASE_X, _ERASE_Y, _ERASE_WIDTH, _ERASE_HEIGHT, _SHADE = range(7, DRAWS)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong the changes are; each is drawn evenly from its range.
+
+    Attributes:
+        flip: probability of mirroring.
+        zoom: scale by a factor within 1 ± zoom.
+        turn: rotate by up to so many degrees either way.
+        shift: move by up to this share of the picture on each axis.
+        brightness: add up to this much, either way, to values in [0, 1].
+        contrast: scale the distance from the picture's mean by a factor within 1 ± contrast.
+        erase: probability of painting over a rectangle (Zhong et al., "Random Erasing Data
+            Augmentation", AAAI 2020).
+        erase_side: its sides are up to this share of the picture's.
+    """
+
+    flip: float = 0.5
+    zoom: float = 0.15
+    turn: float = 12.0
+    shift: float = 0.08
+    brightness: float = 0.15
+    contrast: float = 0.3
+    erase: float = 0.3
+    erase_side: float = 0.4
+
+
+NONE = Augmentation(*(0.0,) * 8)
+"""Leaves pictures as they are."""
+
+
+def draws(seed: int, epoch: int, samples: int) -> NDArray[np.float32]:
+    """Draw for all samples of an epoch.
+
+    Returns:
+        (samples, DRAWS) float32 in [0, 1).
+    """
+    return np.random.default_rng((seed, epoch)).random((samples, DRAWS), dtype=np.float32)
+
+
+def augment(images: Tensor, draws: Tensor, size: int, how: Augmentation) -> Tensor:
+    """Change pictures and resample them to the network's size, in one go.
+
+    Args:
+        images: (n, channels, height, width) uint8.
+        draws: (n, DRAWS) float in [0, 1), on the same device.
+        size: side of the result, pixels.
+        how: how strongly.
+
+    Returns:
+        (n, channels, size, size) float32 in [0, 1].
+    """
+    grid = F.affine_grid(
+        placements(draws, how), [len(images), images.shape[1], size, size], align_corners=False
+    )
+    pictures = F.grid_sample(
+        images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return _erased(_relit(pictures, draws, how), draws, how)
+
+
+def placements(draws: Tensor, how: Augmentation) -> Tensor:
+    """Where each result's pixels come from.
+
+    Returns:
+        (n, 2, 3) maps from places in the result to places in the picture, both in [-1, 1] with x
+        first, as `torch.nn.functional.affine_grid` takes them.
+    """
+    signed = 2 * draws - 1
+    scale = 1 / (1 + how.zoom * signed[:, _ZOOM])
+    angle = math.radians(how.turn) * signed[:, _TURN]
+    mirror = torch.where(draws[:, _FLIP] < how.flip, -1.0, 1.0)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    # A picture is 2 wide in these coordinates.
+    shift_x, shift_y = 2 * how.shift * signed[:, _X], 2 * how.shift * signed[:, _Y]
+    rows = [cosine * mirror, -sine, shift_x, sine * mirror, cosine, shift_y]
+    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+
+
+def _relit(pictures: Tensor, draws: Tensor, how: Augmentation) -> Tensor:
+    signed = (2 * draws - 1)[:, :, None, None, None]
+    mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
+    contrast = 1 + how.contrast * signed[:, _CONTRAST]
+    light = mean + how.brightness * signed[:, _BRIGHTNESS]
+    return ((pictures - mean) * contrast + light).clamp(0, 1)
+
+
+def _erased(pictures: Tensor, draws: Tensor, how: Augmentation) -> Tensor:
+    height, width = pictures.shape[-2:]
+    x = (torch.arange(width, device=pictures.device) + 0.5) / width
+    y = (torch.arange(height, device=pictures.device) + 0.5) / height
+    reach = how.erase_side / 2
+    columns = (x - draws[:, _ERASE_X, None]).abs() < reach * draws[:, _ERASE_WIDTH, None]
+    rows = (y - draws[:, _ERASE_Y, None]).abs() < reach * draws[:, _ERASE_HEIGHT, None]
+    rows = rows & (draws[:, _ERASE, None] < how.erase)
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    return torch.where(inside, draws[:, _SHADE, None, None, None], pictures)

@@ -1,0 +1,97 @@
+"""What a checkpoint says of labelled pictures, and how good that is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emonet.fer2013 import network_input
+from emonet.predictor import Predictor
+
+_PICTURES_AT_A_TIME = 512  # bounds memory: 100 MB of 256 px crops
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a network says of n pictures.
+
+    Attributes:
+        probabilities: (n, classes) float32, each row sums to 1.
+        valence: (n,) float32 in [-1, 1].
+        arousal: (n,) float32 in [-1, 1].
+    """
+
+    probabilities: NDArray[np.float32]
+    valence: NDArray[np.float32]
+    arousal: NDArray[np.float32]
+
+
+def of_crops(predictor: Predictor, crops: NDArray[np.uint8], *, mirror: bool) -> Said:
+    """Predict from crops; with `mirror` the mean over each and its mirror image.
+
+    Args:
+        predictor: the network.
+        crops: (n, size, size, 3) uint8 RGB.
+        mirror: whether to average.
+    """
+    views = [crops, np.ascontiguousarray(crops[:, :, ::-1])] if mirror else [crops]
+    told = [predictor(view) for view in views]
+    return Said(
+        probabilities=np.mean([one.probabilities for one in told], axis=0),
+        valence=np.mean([one.valence for one in told], axis=0),
+        arousal=np.mean([one.arousal for one in told], axis=0),
+    )
+
+
+def of_fer2013(predictor: Predictor, images: NDArray[np.uint8], *, mirror: bool) -> Said:
+    """Predict from FER2013 pictures: each is its own crop.
+
+    Args:
+        predictor: the network.
+        images: (n, 48, 48) uint8 grey; n is 1 or more.
+        mirror: whether to average over each picture and its mirror image.
+    """
+    parts = []
+    for first in range(0, len(images), _PICTURES_AT_A_TIME):
+        some = network_input(
+            images[first : first + _PICTURES_AT_A_TIME], predictor.checkpoint.input_size
+        )
+        crops = (some * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        parts.append(of_crops(predictor, crops, mirror=mirror))
+    return Said(
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        valence=np.concatenate([part.valence for part in parts]),
+        arousal=np.concatenate([part.arousal for part in parts]),
+    )
+
+
+def matched(
+    said: NDArray[np.floating], classes: tuple[str, ...], wanted: tuple[str, ...]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Bring a network's classes into the data's order by their names.
+
+    Classes that the data lack are left out and the others' probabilities rescaled to sum to 1;
+    classes that the network lacks are never said.
+
+    Args:
+        said: (n, len(classes)) probabilities.
+        classes: the network's.
+        wanted: the data's.
+
+    Returns:
+        (n, len(wanted)) probabilities, and sentences that name what one side lacks.
+    """
+    brought = np.zeros((len(said), len(wanted)))
+    for column, name in enumerate(wanted):
+        if name in classes:
+            brought[:, column] = said[:, classes.index(name)]
+    total = brought.sum(axis=1, keepdims=True)
+    brought = np.divide(brought, total, out=np.zeros_like(brought), where=total > 0)
+    notes = []
+    if lacking := [name for name in wanted if name not in classes]:
+        notes.append(f"the model does not know {', '.join(lacking)}: all such samples count wrong")
+    if unused := [name for name in classes if name not in wanted]:
+        notes.append(
+            f"the data have no {', '.join(unused)}: that answer is barred, the others rescaled"
+        )
+    return brought, tuple(notes)
