@@ -1,4 +1,4 @@
-"""Class names and their order in each label set."""
+"""Class names and their order in each label set, and the number of landmarks."""
 
 EMOTIONS_8 = (
     "neutral",
@@ -20,3 +20,6 @@ FER2013_7 = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 CLASSES_BY_COUNT = {5: EMOTIONS_5, 7: FER2013_7, 8: EMOTIONS_8}
 """What a checkpoint without class names is taken to mean, by the size of its last layer."""
+
+N_LANDMARKS = 68
+"""Points a face, in the iBUG / 300-W order."""

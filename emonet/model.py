@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-N_LANDMARKS = 68
-"""Points a face, in the iBUG / 300-W order."""
+from emonet.labels import N_LANDMARKS
 
 STRIDE = 4
 """Crop pixels a heatmap cell: the stem halves the picture twice."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from emonet.checkpoint import Checkpoint
 from emonet.errors import EmopipeError
+from emonet.labels import N_LANDMARKS
 from emonet.landmarks import peaks
-from emonet.model import N_LANDMARKS, EmoNet
+from emonet.model import EmoNet
 
 PRECISIONS = {
     "float32": torch.float32,

@@ -37,11 +37,10 @@ from pipeline.stages import (
     EmotionStage,
     FaceStage,
     LostSpan,
-    spans_of,
-    wanted_frames,
+    sampler,
 )
 from pipeline.store import Store, part_key
-from pipeline.video import Video, VideoError
+from pipeline.video import Video, VideoError, spans_of
 
 FACE_SECONDS = 0.045
 """CPU time to decode, detect and align a 640×360 frame with CenterFace, one core."""
@@ -283,7 +282,7 @@ class Bookkeeper:
     def _plan(self, one: _Open, video: Video) -> tuple[InputFile, VideoRecord] | None:
         if one.video is None:
             one.video, one.key = video, part_key(video)
-            one.wanted = wanted_frames(video, self._settings)
+            one.wanted = sampler(self._settings)(video)
             spans = spans_of(one.wanted)
             one.spans = frozenset(spans)
             done = sum(len(spans[span]) for span in self._here.get(one.key, ()))
@@ -413,7 +412,7 @@ class Prober(_Actor):
         skipped = self._skipped.get(part_key(video), set())
         pending = {
             span: numbers
-            for span, numbers in spans_of(wanted_frames(video, self._settings)).items()
+            for span, numbers in spans_of(sampler(self._settings)(video)).items()
             if span not in skipped and (message.only is None or span in message.only)
         }
         order = list(pending)

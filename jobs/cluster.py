@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from emonet.errors import EmopipeError
+from pipeline.local import cores
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -65,7 +66,7 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
         {}
         if options.address
         else {
-            "num_cpus": options.cpus or len(os.sched_getaffinity(0)),
+            "num_cpus": options.cpus or cores(),
             "num_gpus": options.gpus,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emonet import weights
+from pipeline.local import cores
 
 GIB = 1024**3
 
@@ -74,7 +75,7 @@ def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
 def _machine() -> str:
     memory = psutil.virtual_memory()
     return (
-        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{platform.system()} {platform.machine()}, {cores()} cores, "
         f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
     )
 

@@ -18,9 +18,9 @@ from pipeline.inputs import InputFile, Inputs, find_inputs
 from pipeline.plan import Plan, plan
 from pipeline.results import Results, SpanFaces, VideoRecord, read_results
 from pipeline.settings import Settings, describe, resolved
-from pipeline.stages import EmotionStage, FaceStage, LostSpan, spans_of, wanted_frames
+from pipeline.stages import EmotionStage, FaceStage, LostSpan, sampler
 from pipeline.store import Store, open_store, part_key
-from pipeline.video import Video, VideoError
+from pipeline.video import Video, VideoError, spans_of
 
 
 class Observer:
@@ -147,9 +147,16 @@ def conduct(
     return [records[file.name] for file in inputs.files]
 
 
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def use_threads(threads: int | None) -> None:
     """Give detection and network so many CPU threads; None for all cores there are."""
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
 
@@ -176,7 +183,7 @@ class _Stages:
             return store.fail(file.name, file.path, str(error))
 
     def _spans(self, video: Video, store: Store, observer: Observer) -> VideoRecord:
-        key, numbers = part_key(video), wanted_frames(video, self.settings)
+        key, numbers = part_key(video), sampler(self.settings)(video)
         spans = spans_of(numbers)
         done = store.spans(key)
         observer.video_begun(video, len(numbers), sum(len(spans[span]) for span in done))

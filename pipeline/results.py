@@ -1,9 +1,11 @@
 """The table: every column is defined here once, written here and read back here."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
-from emonet.model import N_LANDMARKS
-from emonet.predictor import Predictions
+from emonet.labels import N_LANDMARKS
+
+if TYPE_CHECKING:  # reading results needs no PyTorch, which takes seconds to load
+    from emonet.predictor import Predictions
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"emopipe"

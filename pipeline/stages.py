@@ -1,7 +1,8 @@
 """The two stages of a span: frames to faces (CPU), faces to rows (the network's device)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,6 @@ from pipeline.inputs import InputFile
 from pipeline.results import SpanFaces, span_rows
 from pipeline.settings import Settings
 from pipeline.video import Video, sample
-
-SPAN_FRAMES = 128
-"""Sampled frames of a span: the unit of batching, of parts and of resume."""
 
 TRIES = 3
 """How often a span is begun before its frames count as missing."""
@@ -40,25 +38,10 @@ class LostSpan:
     reason: str
 
 
-def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Divide a video's sampled frames into spans.
-
-    Args:
-        numbers: (n,) frame numbers, ascending.
-
-    Returns:
-        Span index to its frame numbers.
-    """
-    return {
-        span: numbers[first : first + SPAN_FRAMES]
-        for span, first in enumerate(range(0, len(numbers), SPAN_FRAMES))
-    }
-
-
-def wanted_frames(video: Video, settings: Settings) -> NDArray[np.int64]:
-    """Return the frame numbers that the settings ask for, ascending."""
-    return sample(
-        video,
+def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
+    """Return what gives a video's frame numbers that the settings ask for, ascending."""
+    return partial(
+        sample,
         stride=settings.stride,
         fps=settings.fps,
         start=settings.start,

@@ -54,6 +54,9 @@ AV_TIME_BASE_HZ = 1_000_000
 HEAD_FRAMES = 16
 """So many frames are decoded to see whether the packets tell the frames."""
 
+SPAN_FRAMES = 128
+"""Sampled frames of a span: the unit of batching, of parts and of resume."""
+
 
 class VideoError(EmopipeError):
     """This file has no frame to look at; the text says why."""
@@ -183,6 +186,21 @@ def sample(
     ticks = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1.5)) / fps
     numbers = first + np.unique(np.searchsorted(times, ticks - TICK_TOLERANCE_S))
     return numbers[numbers < stop].astype(np.int64)
+
+
+def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Divide a video's sampled frames into spans.
+
+    Args:
+        numbers: (n,) frame numbers, ascending.
+
+    Returns:
+        Span index to its frame numbers.
+    """
+    return {
+        span: numbers[first : first + SPAN_FRAMES]
+        for span, first in enumerate(range(0, len(numbers), SPAN_FRAMES))
+    }
 
 
 def glance(path: Path) -> Glance:

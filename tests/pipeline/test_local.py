@@ -18,7 +18,7 @@ from made_faces import FRAMES, face_clip, face_picture
 from PIL import Image
 
 import pipeline
-from pipeline import stages
+from pipeline import stages, video
 from pipeline.decoder import Decoder
 from pipeline.faces import load_detector
 from pipeline.inputs import find_inputs
@@ -126,7 +126,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short clip then has five spans."""
-    monkeypatch.setattr(stages, "SPAN_FRAMES", 10)
+    monkeypatch.setattr(video, "SPAN_FRAMES", 10)
 
 
 class Interrupting(Observer):
