@@ -9,7 +9,7 @@ from skimage.data import astronaut
 
 from jobs.demo import FRAMES, make_video
 
-__all__ = ["FRAMES", "face_clip", "face_picture"]
+__all__ = ["FRAMES", "face_clip", "face_picture", "two_faces_picture"]
 
 KEY_FRAME_EVERY = 10
 """So that damage ends, and a cut file is good up to the cut."""
@@ -29,3 +29,11 @@ def face_clip(folder: Path) -> Path:
 def face_picture() -> Image.Image:
     """One face in 512×512 pixels."""
     return Image.fromarray(astronaut())
+
+
+def two_faces_picture() -> Image.Image:
+    """The face twice, the right one half as large, in 768×512 pixels."""
+    picture = Image.new("RGB", (768, 512), "grey")
+    picture.paste(face_picture(), (0, 0))
+    picture.paste(face_picture().resize((256, 256)), (512, 0))
+    return picture
