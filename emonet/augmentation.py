@@ -5,7 +5,6 @@ and the sample's place in the epoch alone: not on batch size, workers or device.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,41 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from emonet.recipe import Augmentation
+
 DRAWS = 13
 """Uniform numbers that decide what happens to one sample."""
 
 _FLIP, _ZOOM, _TURN, _X, _Y, _BRIGHTNESS, _CONTRAST = range(7)
 _ERASE, _ERASE_X, _ERASE_Y, _ERASE_WIDTH, _ERASE_HEIGHT, _SHADE = range(7, DRAWS)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How strong the changes are; each is drawn evenly from its range.
-
-    Attributes:
-        flip: probability of mirroring.
-        zoom: scale by a factor within 1 ± zoom.
-        turn: rotate by up to so many degrees either way.
-        shift: move by up to this share of the picture on each axis.
-        brightness: add up to this much, either way, to values in [0, 1].
-        contrast: scale the distance from the picture's mean by a factor within 1 ± contrast.
-        erase: probability of painting over a rectangle (Zhong et al., "Random Erasing Data
-            Augmentation", AAAI 2020).
-        erase_side: its sides are up to this share of the picture's.
-    """
-
-    flip: float = 0.5
-    zoom: float = 0.15
-    turn: float = 12.0
-    shift: float = 0.08
-    brightness: float = 0.15
-    contrast: float = 0.3
-    erase: float = 0.3
-    erase_side: float = 0.4
-
-
-NONE = Augmentation(*(0.0,) * 8)
-"""Leaves pictures as they are."""
 
 
 def draws(seed: int, epoch: int, samples: int) -> NDArray[np.float32]:

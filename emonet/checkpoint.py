@@ -6,7 +6,7 @@ from their shapes. Loading never executes anything from the file.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Checkpoint:
         licence: terms of the weights.
         source: where they come from.
         sha256: of the file, hexadecimal; empty for weights that are in no file.
+        made: how they were trained, as JSON has it: start checkpoint, data, settings, scores.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Checkpoint:
     licence: str
     source: str
     sha256: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
@@ -288,6 +290,7 @@ def _described(description: dict[str, Any], name: str, path: Path) -> Checkpoint
             valence_arousal=str(description["valence_arousal"]),
             licence=str(description["licence"]),
             source=str(description["source"]),
+            made=dict(description.get("made", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emonet.fer2013 import network_input
+from emonet.fer2013 import FaceSet, network_input
+from emonet.metrics import ExpressionScores, score_expressions
 from emonet.predictor import Predictor
 
 _PICTURES_AT_A_TIME = 512  # bounds memory: 100 MB of 256 px crops
@@ -24,6 +25,60 @@ class Said:
     probabilities: NDArray[np.float32]
     valence: NDArray[np.float32]
     arousal: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One way of judging a network by FER2013 pictures.
+
+    Attributes:
+        test: name of the pictures.
+        without_copies: whether pictures that also stand in Training were left out.
+        mirror: whether probabilities were averaged over each picture and its mirror image.
+        classes: names, in the scores' order.
+        scores: how good the network is.
+    """
+
+    test: str
+    without_copies: bool
+    mirror: bool
+    classes: tuple[str, ...]
+    scores: ExpressionScores
+
+
+def judge(
+    predictor: Predictor,
+    faces: FaceSet,
+    tests: dict[str, NDArray[np.int64]],
+    known: dict[str, NDArray[np.bool_]],
+) -> list[Judged]:
+    """Judge a network by each test with its copies and, if it has any, without; plain, mirrored.
+
+    Args:
+        predictor: the network; its classes are matched with the pictures' by name.
+        faces: the pictures.
+        tests: name to the rows it consists of.
+        known: name to which of those also stand in Training, as `emonet.fer2013.Split` has them.
+    """
+    judged = []
+    for test, rows in tests.items():
+        images, truth = faces.images[rows], faces.labels[rows]
+        answers = {
+            mirror: matched(
+                of_fer2013(predictor, images, mirror=mirror).probabilities,
+                predictor.checkpoint.classes,
+                faces.classes,
+            )[0]
+            for mirror in (False, True)
+        }
+        every = np.ones(len(rows), np.bool_)
+        ways = {False: every, True: ~known[test]} if known[test].any() else {False: every}
+        for without_copies, kept in ways.items():
+            for mirror, told in answers.items():
+                if kept.any():
+                    scores = score_expressions(told[kept], truth[kept])
+                    judged.append(Judged(test, without_copies, mirror, faces.classes, scores))
+    return judged
 
 
 def of_crops(predictor: Predictor, crops: NDArray[np.uint8], *, mirror: bool) -> Said:

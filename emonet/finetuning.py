@@ -6,7 +6,6 @@ start model says of the same pictures.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emonet import augmentation
-from emonet.augmentation import Augmentation, augment
+from emonet.augmentation import augment
 from emonet.checkpoint import Checkpoint
 from emonet.evaluation import of_fer2013
 from emonet.fer2013 import FaceSet, Split
 from emonet.metrics import score_expressions
 from emonet.model import EmoNet
 from emonet.predictor import Predictor
-from emonet.training import TrainingError
-
-PARTS = ("head", "emotion", "all")
-BALANCES = ("none", "loss", "sampling")
+from emonet.recipe import FineTuning, TrainingError
 
 KEEP_EVERY = 4
 """The start model is asked about every so many-th sample of a batch: enough to hold on to it, and
@@ -35,37 +31,6 @@ the cost is a fraction of a step."""
 _EMOTION_BRANCH = ("conv1x1_input_emo_2", "emo_net_2", "emo_fc_2")
 _LAST_LAYER = "emo_fc_2.3"
 _HEATMAP_WEIGHT = 0.1  # a Gaussian of one cell has the squared sum π; valence's scale is 1
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """What to learn, and how to look at the pictures.
-
-    Attributes:
-        trained: "head" (the last layer's expressions), "emotion" (the emotion branch, as the paper
-            does) or "all".
-        balance: "none", "loss" (rare classes weigh more in it) or "sampling" (classes are drawn
-            equally often, with replacement).
-        smoothing: share of each target that is spread evenly over all classes.
-        keep: weight of the penalty for leaving the start model's valence, arousal and heatmaps.
-        augmentation: how strong.
-    """
-
-    trained: str = "emotion"
-    balance: str = "none"
-    smoothing: float = 0.1
-    keep: float = 1.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        if self.trained not in PARTS:
-            raise TrainingError(f"--train is one of {', '.join(PARTS)}")
-        if self.balance not in BALANCES:
-            raise TrainingError(f"--balance is one of {', '.join(BALANCES)}")
-        if not 0 <= self.smoothing < 1:
-            raise TrainingError("--smoothing is 0 or more and below 1")
-        if self.keep < 0:
-            raise TrainingError("--keep is 0 or more")
 
 
 class Batch(NamedTuple):
@@ -228,9 +193,10 @@ def _departure(out: Any, held: Any, *, heatmaps: bool) -> Tensor:
     """How far every KEEP_EVERY-th sample has left what the start model says of it."""
     far = torch.zeros((), device=held.valence.device)
     for name in ("valence", "arousal"):
-        # The start model's raw outputs may lie far outside of what it reports.
+        # Raw outputs may lie far outside of what is reported: the target is what is, and one
+        # picture's error of 30 must not drown a batch.
         target = getattr(held, name).float().clamp(-1, 1)
-        far = far + F.mse_loss(getattr(out, name)[::KEEP_EVERY].float(), target)
+        far = far + F.smooth_l1_loss(getattr(out, name)[::KEEP_EVERY].float(), target)
     if heatmaps:
         for name in ("heatmaps", "first_heatmaps"):
             errors = getattr(out, name)[::KEEP_EVERY].float() - getattr(held, name).float()

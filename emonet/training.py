@@ -18,62 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from emonet.errors import EmopipeError
 from emonet.model import EmoNet
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BATCH_NORMS = ("train", "frozen")
+from emonet.recipe import TrainingError, TrainingSettings
 
 _UNDECAYED = "emo_fc_2.3"  # the last layer: those of its rows that are held must not shrink
-
-
-class TrainingError(EmopipeError):
-    """Training that cannot be done or gone on with as asked for."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the data at most.
-        batch_size: samples a step and worker.
-        learning_rate: AdamW's, at its highest.
-        weight_decay: AdamW's, on weights of two and more dimensions but the last layer's.
-        warmup: share of the steps over which the learning rate rises from 0.
-        cycles: half cosines by which it falls to 0 after that; more than 1: warm restarts.
-        clip: the gradient's norm is cut to it.
-        ema: decay a step of the averaged weights, which are what is selected and kept.
-        patience: epochs without a better score after which training ends.
-        precision: "float32", or "bfloat16" for autocast.
-        batch_norm: "train" to take statistics of each batch, "frozen" to keep those of the start.
-            Frozen layers keep theirs in any case.
-        seed: of everything random.
-    """
-
-    epochs: int = 12
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    cycles: int = 1
-    clip: float = 1.0
-    ema: float = 0.999
-    patience: int = 4
-    precision: str = "float32"
-    batch_norm: str = BATCH_NORMS[0]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "cycles", "patience"):
-            _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is 1 or more")
-        _require(self.learning_rate > 0, "--learning-rate is more than 0")
-        _require(self.weight_decay >= 0, "--weight-decay is 0 or more")
-        _require(self.clip > 0, "--clip is more than 0")
-        _require(0 <= self.warmup < 1, "--warmup is a share of the steps, 0 or more and below 1")
-        _require(0 <= self.ema < 1, "--ema is 0 or more and below 1")
-        _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
-        _require(self.batch_norm in BATCH_NORMS, f"--batch-norm is one of {', '.join(BATCH_NORMS)}")
 
 
 class Task(Protocol):
@@ -238,7 +186,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
-        dtype = PRECISIONS[self._settings.precision]
+        dtype = getattr(torch, self._settings.precision)
         with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
             loss = self._task.loss(self._runner, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -311,8 +259,3 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": decayed, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise TrainingError(sentence)

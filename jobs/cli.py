@@ -14,6 +14,7 @@ from rich.console import Console
 from emonet.errors import EmopipeError
 from emonet.predictor import PRECISIONS
 from jobs.doctor import doctor
+from jobs.finetune import finetune
 from jobs.models import models
 from pipeline.faces import DETECTORS, LONG_SIDE
 from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
@@ -45,6 +46,7 @@ def main() -> None:
 
 main.add_command(models)
 main.add_command(doctor)
+main.add_command(finetune)
 
 
 def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:

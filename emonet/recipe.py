@@ -1,0 +1,121 @@
+"""All that a user can choose of a training, checked where it is made. It needs no PyTorch."""
+
+from dataclasses import dataclass, field
+
+from emonet.errors import EmopipeError
+
+PRECISIONS = ("float32", "bfloat16")
+BATCH_NORMS = ("train", "frozen")
+PARTS = ("head", "emotion", "all")
+BALANCES = ("none", "loss", "sampling")
+
+
+class TrainingError(EmopipeError):
+    """Training that cannot be done or gone on with as asked for."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the data at most.
+        batch_size: samples a step and worker.
+        learning_rate: AdamW's, at its highest.
+        weight_decay: AdamW's, on weights of two and more dimensions but the last layer's.
+        warmup: share of the steps over which the learning rate rises from 0.
+        cycles: half cosines by which it falls to 0 after that; more than 1: warm restarts.
+        clip: the gradient's norm is cut to it.
+        ema: decay a step of the averaged weights, which are what is selected and kept.
+        patience: epochs without a better score after which training ends.
+        precision: "float32", or "bfloat16" for autocast.
+        batch_norm: "train" to take statistics of each batch, "frozen" to keep those of the start.
+            Frozen layers keep theirs in any case.
+        seed: of everything random.
+    """
+
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    cycles: int = 1
+    clip: float = 1.0
+    ema: float = 0.999
+    patience: int = 4
+    precision: str = "float32"
+    batch_norm: str = BATCH_NORMS[0]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "cycles", "patience"):
+            _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is 1 or more")
+        _require(self.learning_rate > 0, "--learning-rate is more than 0")
+        _require(self.weight_decay >= 0, "--weight-decay is 0 or more")
+        _require(self.clip > 0, "--clip is more than 0")
+        _require(0 <= self.warmup < 1, "--warmup is a share of the steps, 0 or more and below 1")
+        _require(0 <= self.ema < 1, "--ema is 0 or more and below 1")
+        _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
+        _require(self.batch_norm in BATCH_NORMS, f"--batch-norm is one of {', '.join(BATCH_NORMS)}")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong the changes are; each is drawn evenly from its range.
+
+    Attributes:
+        flip: probability of mirroring.
+        zoom: scale by a factor within 1 ± zoom.
+        turn: rotate by up to so many degrees either way.
+        shift: move by up to this share of the picture on each axis.
+        brightness: add up to this much, either way, to values in [0, 1].
+        contrast: scale the distance from the picture's mean by a factor within 1 ± contrast.
+        erase: probability of painting over a rectangle (Zhong et al., "Random Erasing Data
+            Augmentation", AAAI 2020).
+        erase_side: its sides are up to this share of the picture's.
+    """
+
+    flip: float = 0.5
+    zoom: float = 0.15
+    turn: float = 12.0
+    shift: float = 0.08
+    brightness: float = 0.15
+    contrast: float = 0.3
+    erase: float = 0.3
+    erase_side: float = 0.4
+
+
+NONE = Augmentation(*(0.0,) * 8)
+"""Leaves pictures as they are."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What to learn, and how to look at the pictures.
+
+    Attributes:
+        trained: "head" (the last layer's expressions), "emotion" (the emotion branch, as the paper
+            does) or "all".
+        balance: "none", "loss" (rare classes weigh more in it) or "sampling" (classes are drawn
+            equally often, with replacement).
+        smoothing: share of each target that is spread evenly over all classes.
+        keep: weight of the penalty for leaving the start model's valence, arousal and heatmaps.
+        augmentation: how strong.
+    """
+
+    trained: str = "emotion"
+    balance: str = "none"
+    smoothing: float = 0.1
+    keep: float = 1.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        _require(self.trained in PARTS, f"--train is one of {', '.join(PARTS)}")
+        _require(self.balance in BALANCES, f"--balance is one of {', '.join(BALANCES)}")
+        _require(0 <= self.smoothing < 1, "--smoothing is 0 or more and below 1")
+        _require(self.keep >= 0, "--keep is 0 or more")
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise TrainingError(sentence)
