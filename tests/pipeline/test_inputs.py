@@ -1,11 +1,12 @@
 """What the user names → which files, under which names."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.inputs import InputError, find_inputs
+from pipeline.inputs import InputError, _Found, _with_unique_names, find_inputs
 
 
 @pytest.fixture
@@ -91,6 +92,21 @@ def test_names_that_clash_take_in_their_roots(tree: Path) -> None:
     assert names("x/day", "y/day", "videos/a.MOV") == ["x/day/b.mp4", "y/day/b.mp4", "a.MOV"]
 
 
+def test_names_are_relative_however_far_they_reach_up() -> None:
+    clashing = {
+        Path(root): _Found(Path(root, "clip.mp4"), Path(root)) for root in ("/data", "/mnt/data")
+    }
+    named = [file.name for file in _with_unique_names(clashing)]
+    assert named == ["data/clip.mp4", "mnt/data/clip.mp4"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names only")
+def test_a_name_that_is_no_text_is_an_error(tree: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tree / "videos") + b"/bad\xff.mp4")).touch()
+    with pytest.raises(InputError, match=r"bad\\xff\.mp4' is not UTF-8"):
+        find_inputs(["videos"])
+
+
 def test_names_stay_unique_when_a_longer_one_meets_another(tree: Path) -> None:
     (tree / "more" / "videos").mkdir(parents=True)
     (tree / "more" / "videos" / "b.mp4").touch()
@@ -104,11 +120,18 @@ def test_names_stay_unique_when_a_longer_one_meets_another(tree: Path) -> None:
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
         ("empty", "empty holds no video"),
         ("videos/*.avi", r"Nothing matches videos/\*\.avi"),
+        ("videos/**.mp4", r"videos/\*\*\.mp4 cannot be searched"),
     ],
 )
 def test_what_is_not_there_is_an_error(tree: Path, argument: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         find_inputs(["videos", argument])
+
+
+def test_a_list_may_name_a_user_that_does_not_exist(tree: Path) -> None:
+    (tree / "list.txt").write_text("~nobody-of-that-name/b.mp4\n")
+    with pytest.raises(InputError, match="does not exist"):
+        find_inputs(["list.txt"])
 
 
 def test_an_empty_list_is_an_error(tree: Path) -> None:
@@ -121,6 +144,30 @@ def test_a_list_that_is_no_text_is_an_error(tree: Path) -> None:
     (tree / "list.txt").write_bytes(os.urandom(64) + b"\xff")
     with pytest.raises(InputError, match="not UTF-8"):
         find_inputs(["list.txt"])
+
+
+def test_folders_that_are_not_looked_into_are_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "videos" / "linked").symlink_to(tree / "other")
+    shut = tree / "videos" / "day 1"
+    # Rights do not stop root, who may run this.
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != shut and allowed(path, mode))
+    skipped = {file.path.name: file.reason for file in find_inputs([tree / "videos"]).skipped}
+    assert skipped.keys() == {"day 1", "linked", "notes.pdf"}
+    assert "link to a folder" in skipped["linked"]
+    assert "may not be opened" in skipped["day 1"]
+    with pytest.raises(InputError, match="may not be opened"):
+        find_inputs([shut])
+
+
+def test_a_folder_of_links_to_folders_says_what_to_do(tree: Path) -> None:
+    (tree / "links").mkdir()
+    (tree / "links" / "day").symlink_to(tree / "videos")
+    with pytest.raises(InputError, match="Name it as an input of its own"):
+        find_inputs(["links"])
+    assert names("links/day") == names("videos")
 
 
 def test_the_current_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
