@@ -97,7 +97,9 @@ def run(
     )
     with FaceStage(settings, checkpoint.crop, checkpoint.input_size) as faces:
 
-        def work(store: Store, files: list[InputFile]) -> Iterator[tuple[InputFile, VideoRecord]]:
+        def work(
+            store: Store, files: list[InputFile], _: Plan
+        ) -> Iterator[tuple[InputFile, VideoRecord]]:
             stages = _Stages(settings, faces, EmotionStage(predictor, store.schema))
             for file in files:
                 yield file, stages.video(file, store, observer)
@@ -112,7 +114,7 @@ def conduct(
     checkpoint: Checkpoint,
     overwrite: bool,
     observer: Observer,
-    work: Callable[[Store, list[InputFile]], Iterator[tuple[InputFile, VideoRecord]]],
+    work: Callable[[Store, list[InputFile], Plan], Iterator[tuple[InputFile, VideoRecord]]],
 ) -> list[VideoRecord]:
     """Open the output, have what is not there yet worked off, and put the results in place.
 
@@ -123,7 +125,8 @@ def conduct(
         checkpoint: of the network.
         overwrite: start anew.
         observer: is told how it goes on.
-        work: does inputs, in any order, and yields each with its record once it is committed.
+        work: does inputs, of which the plan tells how long they are, in any order, and yields
+            each with its record once it is committed.
 
     Returns:
         One record for each input, in their order.
@@ -139,8 +142,9 @@ def conduct(
             if (record := store.record(file.name, file.path))
         }
         todo = [file for file in inputs.files if file.name not in records]
-        observer.begun(inputs, len(records), plan(todo, settings))
-        for file, record in work(store, todo):
+        ahead = plan(todo, settings)
+        observer.begun(inputs, len(records), ahead)
+        for file, record in work(store, todo, ahead):
             records[file.name] = record
             observer.video_done(file, record)
         store.finish()
@@ -187,15 +191,13 @@ class _Stages:
         spans = spans_of(numbers)
         done = store.spans(key)
         observer.video_begun(video, len(numbers), sum(len(spans[span]) for span in done))
-        error = None
         for span in self.faces.spans(video, {k: v for k, v in spans.items() if k not in done}):
             rows = self.emotions.rows(span) if isinstance(span, SpanFaces) else span
             if isinstance(rows, LostSpan):
-                error = rows.reason
-                store.lose(key, rows.span)
+                store.lose(key, rows.span, rows.reason)
             else:
                 store.write(key, span.span, rows)
                 observer.span_done(
                     video, len(spans[span.span]), rows.num_rows - rows["face"].null_count
                 )
-        return store.commit(video, numbers, error)
+        return store.commit(video, numbers)

@@ -50,6 +50,9 @@ ROWS_PER_GROUP = 65_536
 
 _DICTIONARY_COLUMNS = ["video", "emotion"]
 
+_LOST_KEY = b"emopipe_lost"
+"""In the metadata of a lost span's part: why."""
+
 
 class OutputError(EmopipeError):
     """An output that cannot be written, or that holds something else."""
@@ -94,7 +97,7 @@ class Store:
 
     def spans(self, key: str) -> set[int]:
         """Return which spans of the video with that `part_key` are here already."""
-        return {int(part.stem) for part in (self._partial / key).glob("*.parquet")}
+        return {_span(part) for part in (self._partial / key).glob("*.parquet")}
 
     def begun(self) -> dict[str, set[int]]:
         """Return the spans that are here of videos that are not committed, by `part_key`."""
@@ -112,13 +115,12 @@ class Store:
         Raises:
             OutputError: the disk does not take them.
         """
-        with _writing(self.out):
-            (self._partial / key).mkdir(exist_ok=True)
-            _write_whole(self._partial / key / f"{span:05d}.parquet", [rows], self.schema)
+        self._write(key, span, rows, self.schema)
 
-    def lose(self, key: str, span: int) -> None:
-        """Keep a span of which no frame could be had: it is done, and has no rows."""
-        self.write(key, span, self.schema.empty_table())
+    def lose(self, key: str, span: int, reason: str) -> None:
+        """Keep a span of which no frame could be had, and why: it is done, and has no rows."""
+        schema = self.schema.with_metadata({**self.schema.metadata, _LOST_KEY: reason.encode()})
+        self._write(key, span, schema.empty_table(), schema)
 
     def strike(self, key: str, span: int) -> int:
         """Note that a span brought its worker down, and return how often it has, in all runs."""
@@ -129,21 +131,20 @@ class Store:
             growing.write_text(json.dumps(counts | {f"{key}/{span}": count}))
         return count
 
-    def commit(self, video: Video, wanted: NDArray[np.int64], error: str | None) -> VideoRecord:
+    def commit(self, video: Video, wanted: NDArray[np.int64]) -> VideoRecord:
         """Merge a video's spans and commit it.
 
         Args:
             video: the video.
             wanted: (n,) the sampled frames' numbers, ascending.
-            error: what went wrong on the way, in words, if anything.
 
         Raises:
             OutputError: the disk does not take it.
             RuntimeError: a frame stands in two spans, or was not asked for.
         """
         folder = self._partial / part_key(video)
-        parts = sorted(folder.glob("*.parquet"))
-        frames, faces = _count(parts)
+        parts = sorted(folder.glob("*.parquet"), key=_span)
+        frames, faces, lost = _count(parts)
         absent = np.setdiff1d(wanted, frames)
         if len(frames) + len(absent) != len(wanted):
             raise RuntimeError(f"{video.name}: the spans' frames are not those that were sampled")
@@ -151,7 +152,7 @@ class Store:
         record = VideoRecord(
             video=video.name,
             status="ok" if complete else "partial" if len(frames) else "failed",
-            error=None if complete else _problem(video, len(absent), len(wanted), error),
+            error=None if complete else _problem(video, len(absent), len(wanted), lost),
             missing=ranges(absent, wanted) + _lost(video),
             backend=video.backend,
             frames=len(frames),
@@ -177,6 +178,11 @@ class Store:
         with _writing(self.out):
             self._commit(record)
         return record
+
+    def _write(self, key: str, span: int, rows: pa.Table, schema: pa.Schema) -> None:
+        with _writing(self.out):
+            (self._partial / key).mkdir(exist_ok=True)
+            _write_whole(self._partial / key / f"{span:05d}.parquet", [rows], schema)
 
     def finish(self) -> list[VideoRecord]:
         """Put the results in place and remove the working folder.
@@ -349,14 +355,14 @@ def ranges(missing: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[tuple
     return tuple((int(run[0]), int(run[-1])) for run in runs)
 
 
-def _problem(video: Video, absent: int, wanted: int, error: str | None) -> str:
+def _problem(video: Video, absent: int, wanted: int, reason: str) -> str:
     """Say in words what is missing, and why if that is known."""
     said = []
     if absent:
         said.append(f"{absent} of {wanted} sampled frames could not be decoded")
     if video.lost:
         said.append(f"the file is cut short: {video.lost} frames that it lists are not in it")
-    return "; ".join(said) + (f" ({error})" if error else "")
+    return "; ".join(said) + (f" ({reason})" if reason else "")
 
 
 def _lost(video: Video) -> tuple[tuple[int, int], ...]:
@@ -368,17 +374,26 @@ def _modified(file: Path) -> float | None:
     return file.stat().st_mtime if file.exists() else None
 
 
-def _count(parts: list[Path]) -> tuple[NDArray[np.int64], int]:
-    """Return the distinct frames of a video's parts, and how many faces are on them."""
-    frames, faces = [np.zeros(0, np.int64)], 0
+def _span(part: Path) -> int:
+    return int(part.stem)
+
+
+def _count(parts: list[Path]) -> tuple[NDArray[np.int64], int, str]:
+    """Return a video's distinct frames, its number of faces, and why a span was lost, if one was.
+
+    The last lost span's reason stands for all.
+    """
+    frames, faces, reason = [np.zeros(0, np.int64)], 0, b""
     for part in parts:
-        table = pq.ParquetFile(part).read(columns=["frame", "face"])
+        with pq.ParquetFile(part) as opened:
+            table = opened.read(columns=["frame", "face"])
+            reason = opened.schema_arrow.metadata.get(_LOST_KEY, reason)
         frames.append(np.unique(table.column("frame").to_numpy()).astype(np.int64))
         faces += table.num_rows - table.column("face").null_count
     every = np.concatenate(frames)
     if len(np.unique(every)) != len(every):
         raise RuntimeError(f"{parts[0].parent}: a frame stands in two spans")
-    return every, faces
+    return every, faces, reason.decode()
 
 
 def _row_groups(file: Path) -> Iterator[pa.Table]:

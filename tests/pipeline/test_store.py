@@ -53,7 +53,7 @@ def write_span(store: Store, video: Video, span: int, faces: int = 1) -> None:
 def do(store: Store, video: Video, faces: int = 1, spans: int = 3):
     for span in range(spans):
         write_span(store, video, span, faces)
-    return store.commit(video, np.arange(video.frames), None)
+    return store.commit(video, np.arange(video.frames))
 
 
 @pytest.fixture(params=["results.parquet", "results"])
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
         assert store.spans(part_key(second)) == {1}
         write_span(store, second, 0)
         write_span(store, second, 2)
-        store.commit(second, np.arange(second.frames), None)
+        store.commit(second, np.arange(second.frames))
         store.finish()
     assert len(rows(out)) == 6 * SPAN
 
@@ -207,9 +207,9 @@ def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", lost=4)
     with opened(out) as store:
         write_span(store, video, 0)
-        store.lose(part_key(video), 1)
+        store.lose(part_key(video), 1, "decoder crashed")
         write_span(store, video, 2)
-        record = store.commit(video, np.arange(3 * SPAN), "decoder crashed")
+        record = store.commit(video, np.arange(3 * SPAN))
     assert record.status == "partial"
     assert record.missing == ((10, 19), (30, 33))
     assert "10 of 30 sampled frames" in record.error
@@ -239,7 +239,7 @@ def test_a_frame_in_two_spans_is_an_error_of_ours(out, tmp_path):
         rows = span_rows(found, predictions, predictions.landmarks, store.schema)
         store.write(part_key(video), 1, rows)
         with pytest.raises(RuntimeError, match="two spans"):
-            store.commit(video, np.arange(3 * SPAN), None)
+            store.commit(video, np.arange(3 * SPAN))
 
 
 def _hold(out: Path, held, release) -> None:
