@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from importlib import resources
 from pathlib import Path
 from typing import Literal, cast
@@ -240,6 +240,8 @@ REGISTRY = {
 ENTRIES = tuple(name for name, file in REGISTRY.items() if not file.part_of)
 """What a user lists, fetches and verifies by name: every file but the parts of another."""
 
+_ABSENT = "does not exist"  # the fault of a file that is not there
+
 _WORKS_NOW = {
     "model": "the model emonet-lite works without a download",
     "detector": "the detector centerface works without a download",
@@ -304,10 +306,9 @@ def verify(name: str, *, content: bool = True) -> Status:
     """
     main, *_ = files = parts(name)
     for file in files:
-        if not file.path.exists():
-            return Status(name, "missing", main.path, f"{file.path} does not exist")
         if fault := _fault(file, file.path, content=content):
-            return Status(name, "damaged", main.path, f"{file.path} {fault}")
+            state: State = "missing" if fault == _ABSENT else "damaged"
+            return Status(name, state, main.path, f"{file.path} {fault}")
     if not main.package:
         return Status(name, "fetched", main.path)
     return Status(name, "bundled" if main.package == "pretrained" else "installed", main.path)
@@ -369,13 +370,16 @@ def fetch(
 
 def _fault(file: WeightFile, path: Path, *, content: bool) -> str:
     """What is wrong with a copy of the file at `path`, as a sentence's end; empty if nothing."""
-    if not path.is_file():
-        return "does not exist"
-    size = path.stat().st_size
-    if file.size and size != file.size:
-        return f"has {size:,} bytes instead of {file.size:,}"
-    if content and file.sha256 and (found := sha256_of(path)) != file.sha256:
-        return f"has the SHA-256 {found} instead of {file.sha256}"
+    try:
+        if not path.is_file():
+            return _ABSENT
+        size = path.stat().st_size
+        if file.size and size != file.size:
+            return f"has {size:,} bytes instead of {file.size:,}"
+        if content and file.sha256 and (found := sha256_of(path)) != file.sha256:
+            return f"has the SHA-256 {found} instead of {file.sha256}"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     return ""
 
 
@@ -384,8 +388,10 @@ def _licences_path() -> Path:
 
 
 def _accepted_licences() -> list[str]:
-    path = _licences_path()
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        return _licences_path().read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def _remember_licence(licence: str) -> None:
@@ -511,6 +517,8 @@ def _connect(opener: OpenerDirector, file: WeightFile, url: str, have: int) -> H
             raise _unreachable(file, url, f"HTTP status {error.code} {error.reason}") from error
     except URLError as error:
         raise _unreachable(file, url, str(error.reason)) from error
+    except (InvalidURL, ValueError) as error:
+        raise _unreachable(file, url, str(error)) from error
     except (OSError, HTTPException) as error:
         raise _BrokenError(str(error) or type(error).__name__) from error
     return cast(HTTPResponse, response)

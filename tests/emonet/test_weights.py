@@ -302,6 +302,12 @@ def test_offline_the_error_names_url_place_and_the_model_that_works(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["http://[::1/tiny.bin", "http://127.0.0.1:port/tiny.bin"])
+def test_a_mirror_that_is_no_address_is_one_sentence(tiny: WeightFile, url: str) -> None:
+    with pytest.raises(FetchError, match="cannot be fetched from http"):
+        weights.fetch("tiny", url)
+
+
 def test_a_missing_page_is_not_asked_for_twice(tiny: WeightFile, server: Server) -> None:
     server.script = ["404"]
     with pytest.raises(FetchError, match="HTTP status 404"):
@@ -427,6 +433,20 @@ def test_verify_looks_at_the_content_only_when_asked(tiny: WeightFile, cache: Pa
     status = weights.verify("tiny")
     assert status.state == "damaged"
     assert tiny.sha256 in status.reason
+
+
+def test_a_cache_folder_that_is_shut_is_told_in_a_sentence(
+    tiny: WeightFile, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)  # rights do not stop root, who may run this
+    status = weights.verify("tiny")
+    assert status.state == "damaged"
+    assert status.reason == f"{tiny.path} cannot be read (Permission denied)"
+    with pytest.raises(MissingWeightsError, match="cannot be read"):
+        weights.locate("tiny")
 
 
 @pytest.mark.parametrize(
