@@ -113,5 +113,5 @@ def _weights(entry: str) -> tuple[bool | None, str]:
 def _cache() -> tuple[bool | None, str]:
     folder = weights.cache_folder()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(existing, os.W_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     return writable, f"{folder}{'' if writable else ' cannot be written: set EMOPIPE_CACHE'}"
