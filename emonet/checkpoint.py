@@ -6,6 +6,8 @@ from their shapes. Loading never executes anything from the file.
 """
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from torch import Tensor
 from emonet import weights
 from emonet.errors import EmopipeError
 from emonet.files import appearing_whole, sha256_of
-from emonet.labels import CLASSES_BY_COUNT
-from emonet.model import PUBLISHED_INPUT_SIZE, SIZE_MULTIPLE, EmoNet
+from emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
+from emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
 
 _METADATA_KEY = "emonet"
 _LAST_LAYER = "emo_fc_2.3.weight"
 _FIRST_LAYER = "conv1.weight"
 _SHOWN_DIFFERENCES = 3
+_WIDTH_MULTIPLE = 16  # channels, as `EmoNet` asks
 
 
 class CheckpointError(EmopipeError):
@@ -45,8 +48,10 @@ class CropSpec:
     shift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             raise ValueError(f"a crop's scale is positive, not {self.scale}")
+        if len(self.shift) != 2 or not all(map(math.isfinite, self.shift)):
+            raise ValueError(f"a crop's shift is two numbers, x and y, not {self.shift}")
 
 
 PUBLISHED_CROP = CropSpec(scale=2 * 200 / 220)
@@ -84,8 +89,10 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(f"class names are distinct and at least one, not {self.classes}")
-        if self.width <= 0 or self.width % 16:
-            raise ValueError(f"a network's width is a positive multiple of 16, not {self.width}")
+        if self.width <= 0 or self.width % _WIDTH_MULTIPLE:
+            raise ValueError(
+                f"a network's width is a positive multiple of {_WIDTH_MULTIPLE}, not {self.width}"
+            )
         if self.input_size <= 0 or self.input_size % SIZE_MULTIPLE:
             raise ValueError(
                 f"an input size is a positive multiple of {SIZE_MULTIPLE}, not {self.input_size}"
@@ -107,7 +114,7 @@ def open_model(model: str, classes: tuple[str, ...] | None = None) -> tuple[EmoN
     entry = weights.REGISTRY.get(model)
     if entry and entry.kind == "model":
         network, checkpoint = _load_registered(entry)
-    elif Path(model).is_file():
+    elif os.path.isfile(model):  # noqa: PTH113 -- Path's raises on a name too long or a shut folder
         network, checkpoint = load(Path(model))
     else:
         known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
@@ -156,7 +163,8 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
         The network, float32, on the CPU, in evaluation mode; and its description.
 
     Raises:
-        CheckpointError: the file cannot be read, holds more than tensors, or is another network.
+        CheckpointError: the file cannot be read, holds more than tensors, is another network, or
+            holds values that are not finite.
     """
     name = name or path.stem
     if path.suffix == ".safetensors":
@@ -172,6 +180,12 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
             f"{path} describes {len(checkpoint.classes)} classes and width {checkpoint.width}, "
             f"but its tensors have {_dimensions(state)}: the file is inconsistent; "
             f"save it again with emonet.checkpoint.save"
+        )
+    broken = [layer for layer, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{path} holds values that are not finite, in {broken[0]}: its training went astray; "
+            f"name another with --model"
         )
     model = EmoNet(len(checkpoint.classes), checkpoint.width)
     model.load_state_dict(state, strict=True)
@@ -212,7 +226,8 @@ def random_weights(
     return model, checkpoint
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors and their description, JSON yet to be parsed."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -227,7 +242,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} does not say what network it is (no '{_METADATA_KEY}' in its metadata): "
             f"write it with emonet.checkpoint.save, or give the weights as a .pth file"
         )
-    return state, json.loads(metadata[_METADATA_KEY])
+    return state, metadata[_METADATA_KEY]
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
@@ -238,7 +253,9 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             f"{path} is not a file of weights alone: it is damaged, or loading it would execute "
             f"code, which emopipe never does. Save it as torch.save(model.state_dict(), ...)"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise CheckpointError(
             f"{path} is not a state dict (names with tensors). "
             f"Save it as torch.save(model.state_dict(), ...)"
@@ -248,13 +265,13 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
     """Raise unless the tensors are exactly those of some EmoNet."""
-    n_expression, width = (
-        _dimensions(state) if {_FIRST_LAYER, _LAST_LAYER} <= set(state) else (8, 256)
-    )
+    n_expression, width = _dimensions(state)
+    if (
+        n_expression < 1 or width < 1 or width % _WIDTH_MULTIPLE
+    ):  # then name what the published one has
+        n_expression, width = len(EMOTIONS_8), PUBLISHED_WIDTH
     with torch.device("meta"):
-        expected = {
-            k: tuple(v.shape) for k, v in EmoNet(max(n_expression, 1), width).state_dict().items()
-        }
+        expected = {k: tuple(v.shape) for k, v in EmoNet(n_expression, width).state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}
     differences = [f"{name} is missing" for name in expected if name not in found]
     differences += [f"{name} is unknown" for name in found if name not in expected]
@@ -274,16 +291,21 @@ def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _dimensions(state: dict[str, Tensor]) -> tuple[int, int]:
-    """Return (classes, width) as the first and the last layer tell them."""
-    return state[_LAST_LAYER].shape[0] - 2, 4 * state[_FIRST_LAYER].shape[0]
+    """Return (classes, width) as the last and the first layer tell them; less than 1 if not."""
+    outputs, channels = (
+        len(state[name]) if name in state and state[name].ndim else 0
+        for name in (_LAST_LAYER, _FIRST_LAYER)
+    )
+    return outputs - 2, 4 * channels
 
 
-def _described(description: dict[str, Any], name: str, path: Path) -> Checkpoint:
+def _described(written: str, name: str, path: Path) -> Checkpoint:
     try:
+        description: dict[str, Any] = json.loads(written)
         crop = description["crop"]
         return Checkpoint(
             name=name,
-            classes=tuple(description["classes"]),
+            classes=tuple(map(str, description["classes"])),
             width=int(description["width"]),
             input_size=int(description["input_size"]),
             crop=CropSpec(float(crop["scale"]), tuple(crop["shift"])),

@@ -1,17 +1,22 @@
 """Checkpoints load strictly, safely and with words."""
 
+import json
 import os
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from emonet import checkpoint
 from emonet.checkpoint import CheckpointError
 from emonet.files import sha256_of
 from emonet.labels import EMOTIONS_5, EMOTIONS_8
+from emonet.model import EmoNet
 
 
 @pytest.fixture
@@ -94,6 +99,53 @@ def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        "{not json",
+        "[1]",
+        '{"crop": null}',
+        '{"crop": {"scale": Infinity, "shift": [0, 0]}}',
+        '{"crop": {"scale": 1.4, "shift": [0, 0, 0]}}',
+        '{"crop": {"scale": 1.4, "shift": ["left", "up"]}}',
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(small, tmp_path, description):
+    model, described = small
+    path = tmp_path / "odd.safetensors"
+    checkpoint.save(model, described, path)
+    whole = json.loads(safe_open(path, "pt").metadata()["emonet"])
+    with suppress(ValueError, TypeError):
+        description = json.dumps(whole | json.loads(description))
+    save_file(load_file(path), path, metadata={"emonet": description})
+    with pytest.raises(CheckpointError, match=r"description inside .*odd.* is incomplete or wrong"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"extra.weight": torch.zeros(3)}, "extra.weight is unknown"),
+        ({"conv1.weight": torch.tensor(1.0)}, r"conv1\.weight is \(\), not"),
+        ({0: torch.zeros(3)}, "not a state dict"),
+        ({"bl0.bias": torch.full((32,), torch.nan)}, "not finite, in bl0.bias"),
+    ],
+    ids=["more", "scalar", "number as name", "NaN"],
+)
+def test_a_state_dict_that_cannot_be_is_refused(small, tmp_path, change, says):
+    path = tmp_path / "odd.pth"
+    torch.save(small[0].state_dict() | change, path)
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(path)
+
+
+def test_a_width_that_is_none_of_emonet_s_is_refused(tmp_path):
+    path = tmp_path / "narrow.pth"
+    torch.save(EmoNet(8, width=40).state_dict(), path)
+    with pytest.raises(CheckpointError, match="another network than EmoNet"):
+        checkpoint.load(path)
+
+
 def test_random_weights_say_so(small):
     assert "random" in small[1].name
     assert "random" in small[1].licence
@@ -108,8 +160,9 @@ def test_models_are_opened_by_name_or_path(small, tmp_path):
 
 
 def test_a_model_that_is_not_there_is_named():
-    with pytest.raises(CheckpointError, match=r"--model nowhere\.pth"):
-        checkpoint.open_model("nowhere.pth")
+    for model in ("nowhere.pth", "n" * 300):
+        with pytest.raises(CheckpointError, match=f"--model {model}: there is no such file"):
+            checkpoint.open_model(model)
 
 
 def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
