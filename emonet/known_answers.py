@@ -82,6 +82,7 @@ def check_record(predictor: Predictor) -> Check:
 
     Raises:
         WeightsError: The record cannot be read or written.
+        PredictionError: An output is not finite; it is not recorded.
     """
     out = predictor(builtin_picture(predictor.checkpoint.input_size))
     answer = _Answer(
@@ -90,8 +91,6 @@ def check_record(predictor: Predictor) -> Check:
         arousal=float(out.arousal[0]),
         landmark_score=float(out.landmark_score[0]),
     )
-    if not np.isfinite(answer.vector()).all():
-        return Check(False, "built-in picture: an output is not a finite number")
     path = cache_folder() / "known-answers" / f"{predictor.checkpoint.sha256}.json"
     if not path.exists():
         _write(answer, path)

@@ -27,6 +27,10 @@ class DeviceError(EmopipeError):
     """A device or precision that this machine does not have."""
 
 
+class PredictionError(EmopipeError):
+    """The network's outputs are no numbers."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What the network says of N crops.
@@ -98,6 +102,7 @@ class Predictor:
 
         Raises:
             ValueError: crops of another shape or type.
+            PredictionError: an output is not finite, as where float16 overflows.
         """
         size = self.checkpoint.input_size
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
@@ -109,7 +114,14 @@ class Predictor:
         batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
         if not batches:
             return self._nothing()
-        return Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        found = Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        numbers = (found.probabilities, found.valence, found.arousal, found.landmarks)
+        if not all(np.isfinite(values).all() for values in numbers):
+            raise PredictionError(
+                f"{self.checkpoint.name} gives values that are not finite in {self.precision}: "
+                f"use --precision float32, or another --model"
+            )
+        return found
 
     @torch.inference_mode()
     def _forward(self, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

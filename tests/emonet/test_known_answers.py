@@ -16,7 +16,7 @@ from emonet.known_answers import (
     stretched,
 )
 from emonet.labels import EMOTIONS_8
-from emonet.predictor import Predictor
+from emonet.predictor import PredictionError, Predictor
 from emonet.weights import WeightsError
 
 
@@ -55,8 +55,8 @@ def test_other_outputs_under_the_same_hash_fail() -> None:
 
 
 def test_outputs_that_are_no_numbers_fail_and_are_not_recorded(cache: Path) -> None:
-    broken = answering("happy", float("nan"), 0.0)
-    assert not check_record(broken).passed
+    with pytest.raises(PredictionError):
+        check_record(answering("happy", float("nan"), 0.0))
     assert not (cache / "known-answers").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emonet import checkpoint
-from emonet.predictor import DeviceError, Predictor, resolve_precision
+from emonet.predictor import DeviceError, PredictionError, Predictor, resolve_precision
 
 BUNDLED = Path(str(files("pretrained"))) / "emonet-lite.safetensors"
 
@@ -39,6 +39,13 @@ def test_a_face_is_judged_alike_wherever_it_stands_in_the_batch():
     alone = predictor()(crops[5:])
     assert np.allclose(whole.probabilities[5], alone.probabilities[0], atol=1e-5)
     assert np.allclose(whole.landmarks[5], alone.landmarks[0], atol=1e-3)
+
+
+def test_outputs_that_are_no_numbers_are_an_error_and_not_a_neutral_face():
+    model, described = checkpoint.load(BUNDLED)
+    torch.nn.init.constant_(model.get_submodule("emo_fc_2.3").weight, torch.inf)
+    with pytest.raises(PredictionError, match="not finite in float32"):
+        Predictor(model, described, "cpu", "float32")(noise(1))
 
 
 def test_no_crops_give_no_predictions():
