@@ -8,11 +8,13 @@ from pathlib import Path
 
 
 @contextmanager
-def appearing_whole(path: Path) -> Iterator[Path]:
+def appearing_whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a path to write to; its content gets the name `path` only if the block succeeds.
 
-    The content is on the disk before it gets the name, so that not even a power cut leaves half a
-    file under it.
+    Args:
+        path: where the file appears.
+        durable: have the content on the disk before it gets the name, so that not even a power cut
+            leaves half a file under it. It takes milliseconds.
 
     Raises:
         OSError: the disk does not take it.
@@ -20,8 +22,9 @@ def appearing_whole(path: Path) -> Iterator[Path]:
     growing = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield growing
-        with growing.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with growing.open("rb") as written:
+                os.fsync(written.fileno())
         growing.replace(path)
     finally:
         growing.unlink(missing_ok=True)

@@ -56,18 +56,31 @@ class ClusterOptions:
 def ray_session(options: ClusterOptions) -> Iterator[None]:
     """Start or join Ray, quietly, and leave it at the end with nothing left running.
 
+    A Ray that this process uses already is used, and left as it is.
+
     Raises:
         ClusterError: no cluster answers at that address.
     """
     # Ray 2.64 will take these another way; pyproject.toml keeps it below.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    theirs = ray.is_initialized()
+    if not theirs:
+        _start_or_join(options)
+    try:
+        _quieten_ray_data()
+        yield
+    finally:
+        if not theirs:
+            ray.shutdown()
+
+
+def _start_or_join(options: ClusterOptions) -> None:
     started_here = (
         {}
         if options.address
         else {
             "num_cpus": options.cpus or cores(),
-            "num_gpus": options.gpus,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
@@ -76,7 +89,7 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
         ray.init(
             address=options.address or "local",
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             **started_here,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -85,20 +98,16 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
             f"{where} does not start or answer ({str(error).splitlines()[0]}); "
             f"--local works without Ray"
         ) from error
-    try:
-        _quieten_ray_data()
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _quieten_ray_data() -> None:
-    """Keep Ray Data's progress and notices out of the user's terminal; its files have them."""
+    """Keep what Ray Data says out of the user's terminal; its files have it."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logger = logging.getLogger("ray.data")
-    logger.addFilter(lambda record: record.levelno >= logging.ERROR)
-    logger.setLevel(logging.ERROR)
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.StreamHandler):
+            logger.removeHandler(handler)

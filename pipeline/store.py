@@ -16,6 +16,7 @@ file, and then removes the folder.
 import hashlib
 import heapq
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
@@ -48,7 +49,12 @@ from pipeline.video import Video
 ROWS_PER_GROUP = 65_536
 """Rows of a Parquet row group: some 45 MB with landmarks, the most that merging holds at once."""
 
+_MOST_TABLES = 256
+"""Tables that wait for their row group: a small one takes more memory than its few rows."""
+
 _DICTIONARY_COLUMNS = ["video", "emotion"]
+
+_PARQUET_MAGIC = b"PAR1"
 
 _LOST_KEY = b"emopipe_lost"
 """In the metadata of a lost span's part: why."""
@@ -97,7 +103,8 @@ class Store:
 
     def spans(self, key: str) -> set[int]:
         """Return which spans of the video with that `part_key` are here already."""
-        return {_span(part) for part in (self._partial / key).glob("*.parquet")}
+        parts = (self._partial / key).glob("*.parquet")
+        return {_span(part) for part in parts if _ends_well(part)}
 
     def begun(self) -> dict[str, set[int]]:
         """Return the spans that are here of videos that are not committed, by `part_key`."""
@@ -182,7 +189,9 @@ class Store:
     def _write(self, key: str, span: int, rows: pa.Table, schema: pa.Schema) -> None:
         with _writing(self.out):
             (self._partial / key).mkdir(exist_ok=True)
-            _write_whole(self._partial / key / f"{span:05d}.parquet", [rows], schema)
+            # A part that a power cut spoils is done again: see `spans`.
+            part = self._partial / key / f"{span:05d}.parquet"
+            _write_whole(part, [rows], schema, durable=False)
 
     def finish(self) -> list[VideoRecord]:
         """Put the results in place and remove the working folder.
@@ -413,20 +422,34 @@ def _rows_by_video(file: Path, names: set[str]) -> Iterator[tuple[str, pa.Table]
             start = end
 
 
-def _write_whole(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+def _ends_well(part: Path) -> bool:
+    """Whether a Parquet file has its end, which is written last."""
+    with part.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(-min(size, len(_PARQUET_MAGIC)), os.SEEK_END)
+        return file.read() == _PARQUET_MAGIC
+
+
+def _write_whole(
+    path: Path, tables: Iterable[pa.Table], schema: pa.Schema, durable: bool = True
+) -> None:
     """Write tables as one Parquet file, in row groups of bounded size."""
     with (
-        appearing_whole(path) as growing,
+        appearing_whole(path, durable) as growing,
         pq.ParquetWriter(
             growing, schema, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS
         ) as writer,
     ):
         waiting: list[pa.Table] = []
+        n_rows = 0
         for table in tables:
             waiting.append(table.replace_schema_metadata(schema.metadata))
-            if sum(t.num_rows for t in waiting) >= ROWS_PER_GROUP:
+            n_rows += table.num_rows
+            if n_rows >= ROWS_PER_GROUP:
                 writer.write_table(_join(waiting))
-                waiting = []
+                waiting, n_rows = [], 0
+            elif len(waiting) == _MOST_TABLES:
+                waiting = [_join(waiting).combine_chunks()]
         if waiting:
             writer.write_table(_join(waiting))
 

@@ -98,6 +98,21 @@ def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
     assert len(rows(out)) == 6 * SPAN
 
 
+@pytest.mark.parametrize("left", [b"", b"PA", b"PAR1" + bytes(100)])
+def test_a_span_that_a_power_cut_spoiled_is_done_again(out, tmp_path, left):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        write_span(store, video, 0)
+        write_span(store, video, 1)
+    spoiled = partial_path(out) / part_key(video) / "00001.parquet"
+    spoiled.write_bytes(left)
+    with opened(out) as store:
+        assert store.begun() == {part_key(video): {0}}
+        write_span(store, video, 1)
+        write_span(store, video, 2)
+        assert store.commit(video, np.arange(video.frames)).status == "ok"
+
+
 def test_finished_videos_stay_and_new_ones_are_added(out, tmp_path):
     old, new = a_video(tmp_path, "m.mp4"), a_video(tmp_path, "b.mp4")
     with opened(out) as store:

@@ -1,0 +1,140 @@
+"""Kills runs at random moments and holds what comes of them to an undisturbed run's table.
+
+    python tests/chaos.py driver  [--times 20] [--seed 0]   # SIGKILL to the driver's process group
+    python tests/chaos.py workers [--times 20] [--seed 0]   # SIGKILL to a worker or decoding child
+
+A killed driver's run is started again until it ends; a run whose worker is killed ends by itself.
+Either way each cell of the results and of the videos table must be as if nothing had happened.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from pipeline.results import read_records, read_table, videos_path
+
+CLIPS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "videos"
+COMMAND = [sys.executable, "-m", "jobs.cli", "analyze", str(CLIPS), "--stride", "6", "--quiet"]
+"""Some 15 s on two idle cores."""
+
+OUTPUTS = ("results.parquet", "results")
+GONE_S = 60.0
+"""So long after the driver's end something may be left of its Ray: seconds, on an idle machine."""
+
+
+def tables(out: Path) -> str:
+    """All cells of the results and of the videos table."""
+    files = [out] if out.is_file() else sorted(out.rglob("*.parquet"))
+    rows = [row for file in files for row in read_table(file).to_pylist()]
+    return repr((rows, read_records(videos_path(out))))
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own."""
+    return subprocess.Popen([*COMMAND, "--out", str(out)], start_new_session=True)
+
+
+def offspring(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All living processes below a run."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill_driver(out: Path, after_s: float) -> bool:
+    """Kill the driver's group at that moment; whether it still ran. Nothing of it may stay."""
+    process = start(out)
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        below = offspring(process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _, left = psutil.wait_procs(below, GONE_S)
+        left = [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+        if left:
+            raise SystemExit(f"left behind: {[one.cmdline() for one in left]}") from None
+        return True
+    return False
+
+
+def kill_worker(process: subprocess.Popen[bytes], moments: random.Random) -> str | None:
+    """Kill a worker or a decoding child of a run; what it was, or None if there is none."""
+    found = [(one, kind) for one in offspring(process) if (kind := _kind(one))]
+    if not found:
+        return None
+    victim, kind = moments.choice(found)
+    victim.kill()
+    return kind
+
+
+def _kind(process: psutil.Process) -> str | None:
+    """Name a process if it works for the run, rather than for Ray."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return None
+    if "pipeline.decoder" in command:
+        return "decoding child"
+    return command.split()[0] if command.startswith(("ray::MapWorker", "ray::Ledger")) else None
+
+
+def finished(out: Path) -> None:
+    """Run to the end."""
+    process = start(out)
+    if process.wait(600):
+        raise SystemExit(f"the run ended with exit status {process.returncode}")
+
+
+def main() -> None:
+    """Kill and compare."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["driver", "workers"])
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    moments = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        undisturbed, seconds = {}, 0.0
+        for name in OUTPUTS:
+            out = Path(folder) / "undisturbed" / name
+            began = time.monotonic()
+            finished(out)
+            seconds = time.monotonic() - began
+            undisturbed[name] = tables(out)
+        print(f"undisturbed: {seconds:.1f} s", flush=True)
+        equal = done = tried = 0
+        while done < arguments.times:
+            tried += 1
+            out = Path(folder) / str(tried) / OUTPUTS[done % len(OUTPUTS)]
+            after_s = moments.uniform(0, seconds)
+            if arguments.what == "driver":
+                what = "driver" if kill_driver(out, after_s) else None
+                finished(out)
+            else:
+                process = start(out)
+                time.sleep(after_s)
+                what = kill_worker(process, moments)
+                if process.wait(600):
+                    raise SystemExit(f"the run ended with exit status {process.returncode}")
+            if what is None:
+                continue  # it was over, or had not begun: another moment
+            same = tables(out) == undisturbed[out.name]
+            done, equal = done + 1, equal + same
+            verdict = "equal" if same else "DIFFERENT"
+            print(f"{done:3} {what} killed after {after_s:5.1f} s: {verdict}", flush=True)
+    print(f"{equal} of {arguments.times} equal")
+    sys.exit(equal != arguments.times)
+
+
+if __name__ == "__main__":
+    main()
