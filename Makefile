@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SHARED ?= ../shared
 LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 
-.PHONY: help demo test lint types check calibrate
+.PHONY: help demo test lint types check calibrate bench bench-memory
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -37,3 +37,9 @@ calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the
 	    $(BIN)/python -m pipeline.calibrate $(LANDMARKS68) --detector $$detector \
 	        --detector-weights $(SHARED)/weights || exit; \
 	done
+
+bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
+	$(BIN)/python tests/bench_speed.py
+
+bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p video (10 minutes)
+	$(BIN)/python tests/bench_memory.py

@@ -1,0 +1,64 @@
+"""`make bench`: a whole real clip, frame for frame, and its speed beside a plain loop's.
+
+The plain loop is what the published demo does: one frame, its largest face, one crop through the
+network in float32. Both use the same detector and the same weights; only the way differs.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+from emonet.checkpoint import open_model
+from emonet.predictor import Predictor
+from pipeline.align import crop_boxes, cut
+from pipeline.faces import Selection, load_detector, select
+from pipeline.inputs import find_inputs
+from pipeline.local import run
+from pipeline.results import read_results
+from pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Settings
+
+CLIP = Path(__file__).parents[2] / "shared" / "data" / "videos" / "WolfgangLanger_Pexels.mp4"
+FRAMES = 472
+
+
+def main() -> None:
+    """Measure both, and hold the clip's rows."""
+    if not CLIP.exists():
+        sys.exit(f"needs {CLIP.name} in ../shared/data/videos")
+    with tempfile.TemporaryDirectory(prefix="emopipe-bench-") as scratch:
+        out = Path(scratch) / "results.parquet"
+        begun = time.perf_counter()
+        run(find_inputs([CLIP]), out, Settings())
+        ours = time.perf_counter() - begun
+        rows = read_results(out).rows
+    assert rows.frame.tolist() == list(range(FRAMES)), "a frame is missing or comes twice"
+    assert (rows.face == 0).all(), "not every frame shows its one face"
+    plain = plain_loop()
+    print(f"emopipe    {FRAMES / ours:5.1f} frames/s (start included)")
+    print(f"plain loop {FRAMES / plain:5.1f} frames/s")
+
+
+def plain_loop() -> float:
+    """Seconds that the clip takes one frame after the other."""
+    begun = time.perf_counter()
+    model, checkpoint = open_model(DEFAULT_MODEL)
+    predictor = Predictor(model, checkpoint, "cpu", "float32")
+    detector = load_detector(DEFAULT_DETECTOR)
+    done = 0
+    with av.open(str(CLIP)) as container:
+        for frame in container.decode(video=0):
+            image = np.asarray(frame.to_ndarray(format="rgb24"))
+            [found] = detector.detect([image])
+            face = select(found, Selection(faces="largest"))
+            box = crop_boxes(face, detector.calibration, checkpoint.crop)
+            done += len(predictor(cut(image, box, checkpoint.input_size)).valence)
+    assert done == FRAMES
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()
