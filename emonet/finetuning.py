@@ -30,6 +30,7 @@ the cost is a fraction of a step."""
 
 _EMOTION_BRANCH = ("conv1x1_input_emo_2", "emo_net_2", "emo_fc_2")
 _LAST_LAYER = "emo_fc_2.3"
+_TOLERATED = 0.1  # error of valence or arousal up to which the penalty is quadratic
 _HEATMAP_WEIGHT = 0.1  # a Gaussian of one cell has the squared sum π; valence's scale is 1
 
 
@@ -90,6 +91,9 @@ class FineTuningTask:
         device: where the network is.
         precision: in which the network is judged.
 
+    Attributes:
+        class_weights: (classes,) float32, what a sample of each class weighs in the loss.
+
     Raises:
         TrainingError: an epoch has less than one batch.
     """
@@ -116,10 +120,12 @@ class FineTuningTask:
         self._device = device
         self._precision = precision
         shares = faces.targets[split.train].mean(axis=0)
-        present = shares > 0
-        # Weights whose mean over the samples is 1, so that the learning rate means the same.
-        weights = np.where(present, 1 / np.where(present, shares, 1) / present.sum(), 0)
-        self._class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        if settings.balance == "loss":
+            # Their mean over the samples is 1, so that the learning rate means the same.
+            weights = np.where(shares > 0, 1 / shares.clip(min=1e-9) / (shares > 0).sum(), 0.0)
+        else:
+            weights = np.ones_like(shares)
+        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
         self._sampling = _inverse_frequency(faces.labels[split.train])
 
     def steps(self, workers: int) -> int:
@@ -134,7 +140,7 @@ class FineTuningTask:
 
     def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Batch]:
         """One worker's share of each step's pictures."""
-        order = self._order(epoch)
+        order = self.rows(epoch)
         draws = augmentation.draws(self._seed, epoch, len(order))
         for step in range(self.steps(workers)):
             first = (step * workers + worker) * self._batch_size
@@ -156,9 +162,7 @@ class FineTuningTask:
         smoothing = self._settings.smoothing
         targets = batch.targets * (1 - smoothing) + smoothing / batch.targets.shape[1]
         each = F.cross_entropy(out.logits.float(), targets, reduction="none")
-        if self._settings.balance == "loss":
-            each = each * (batch.targets @ self._class_weights)
-        loss = each.mean()
+        loss = (each * (batch.targets @ self.class_weights)).mean()
         if self._start is None or self._settings.trained == "head":
             return loss
         with torch.no_grad():
@@ -180,8 +184,8 @@ class FineTuningTask:
             "calibration_error": scores.calibration_error,
         }
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of an epoch in the order they are shown."""
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        """An epoch's rows of the face set in the order they are shown."""
         rng = np.random.default_rng((self._seed, epoch, 1))
         train = self._split.train
         if self._settings.balance == "sampling":
@@ -196,7 +200,8 @@ def _departure(out: Any, held: Any, *, heatmaps: bool) -> Tensor:
         # Raw outputs may lie far outside of what is reported: the target is what is, and one
         # picture's error of 30 must not drown a batch.
         target = getattr(held, name).float().clamp(-1, 1)
-        far = far + F.smooth_l1_loss(getattr(out, name)[::KEEP_EVERY].float(), target)
+        said = getattr(out, name)[::KEEP_EVERY].float()
+        far = far + F.smooth_l1_loss(said, target, beta=_TOLERATED)
     if heatmaps:
         for name in ("heatmaps", "first_heatmaps"):
             errors = getattr(out, name)[::KEEP_EVERY].float() - getattr(held, name).float()
