@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from emonet.errors import EmopipeError
 from emonet.files import appearing_whole, sha256_of
 from pipeline.results import (
+    ResultsError,
     VideoRecord,
     is_single_file,
     read_records,
@@ -82,6 +83,8 @@ class Store:
         self.schema = rows_schema(classes, landmarks, description)
         self._description = description
         self._partial = partial_path(out)
+        self._run = self._partial / "run.json"
+        self._layout = "file" if is_single_file(out) else "folder"
         self._kept: dict[str, VideoRecord] = {}
         self._new: dict[str, VideoRecord] = {}
         self._replaced: Set[str] = frozenset()
@@ -184,6 +187,7 @@ class Store:
         record = VideoRecord(name, "failed", error, bytes=size, modified=_modified(file))
         with _writing(self.out):
             self._commit(record)
+            self._file(name, ".parquet").unlink(missing_ok=True)  # of an earlier content
         return record
 
     def _write(self, key: str, span: int, rows: pa.Table, schema: pa.Schema) -> None:
@@ -206,54 +210,76 @@ class Store:
         with _writing(self.out):
             if self._new or not self.out.exists():
                 if is_single_file(self.out):
-                    _write_whole(self.out, self._all_rows(), self.schema)
+                    self._put(self.out, self._all_rows(), self.schema)
                 else:
                     self._place_files()
-                table = videos_table(records, videos_schema(self._description))
-                _write_whole(videos_path(self.out), [table], table.schema)
+                described = self._description | {"layout": self._layout}
+                table = videos_table(records, videos_schema(described))
+                self._put(videos_path(self.out), [table], table.schema)
+            # Killed after this, no run takes the records for work on results that it replaces;
+            # killed after these, none looks for rows that are gone.
+            self._run.unlink(missing_ok=True)
+            self._forget_records()
             shutil.rmtree(self._partial)
         return records
 
     def _prepare(self, overwrite: bool) -> None:
         """Take up what an earlier run left, or refuse it."""
-        run = self._partial / "run.json"
-        if overwrite:
-            for path in self._partial.iterdir():
-                if path.name != "lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        begun = json.loads(run.read_text()) if run.exists() else None
+        begun = json.loads(self._run.read_text()) if self._run.exists() and not overwrite else None
         replacing = begun["replacing"] if begun else overwrite
         if begun:
             self._refuse_other_settings(begun["description"])
-        earlier = self._earlier_records(replacing)
-        if not begun:  # only now: a refused run must not stand in the way of the right one
+        earlier = self._earlier_records(replacing, finishing=begun is not None)
+        # Only now: a refused run must not stand in the way of the right one.
+        if overwrite:
+            self._wipe()
+        if not begun:
             content = {"description": self._description, "replacing": replacing}
-            with appearing_whole(run) as growing:
+            with appearing_whole(self._run) as growing:
                 growing.write_text(json.dumps(content, indent=1))
         if replacing:
             self._replaced = earlier.keys()
         else:
             self._kept = earlier
-        for path in self._partial.glob("*.json"):
-            if path != run:
-                record = _record(json.loads(path.read_text()))
-                self._new[record.video] = record
+        for path in self._record_files():
+            record = _record(json.loads(path.read_text()))
+            self._new[record.video] = record
 
-    def _earlier_records(self, replacing: bool) -> dict[str, VideoRecord]:
-        """Return the records of the results that lie in place already."""
+    def _earlier_records(self, replacing: bool, finishing: bool) -> dict[str, VideoRecord]:
+        """Return the records of the results that lie in place already.
+
+        Args:
+            replacing: whether these are to go.
+            finishing: whether a run that was stopped may have put its rows there.
+        """
         beside = videos_path(self.out)
-        if not self.out.exists():
-            return {}
+        vacant = not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir()))
         if not beside.exists():
-            if replacing:
+            if vacant or replacing:
+                return {}
+            if finishing:
+                if is_single_file(self.out):
+                    self._refuse_other_settings(read_settings(self.out))
                 return {}
             raise OutputError(
                 f"{self.out} exists and {beside.name} does not lie beside it, so it is not known "
                 f"what it holds: choose another --out, or --overwrite to replace it"
             )
+        try:
+            made, records = read_settings(beside), read_records(beside)
+        except ResultsError:
+            if replacing:
+                return {}
+            raise
+        if made.get("layout", self._layout) != self._layout:
+            raise OutputError(
+                f"{beside} tells of a {made['layout']} of the same name: choose another --out"
+            )
+        if vacant:
+            return {}
         if not replacing:
-            self._refuse_other_settings(read_settings(beside))
-        return {record.video: record for record in read_records(beside)}
+            self._refuse_other_settings(made)
+        return {record.video: record for record in records}
 
     def _refuse_other_settings(self, description: dict[str, Any]) -> None:
         then, now = description.get("settings", {}), self._description["settings"]
@@ -269,6 +295,29 @@ class Store:
         with appearing_whole(self._file(record.video, ".json")) as growing:
             growing.write_text(json.dumps(asdict(record)))
         self._new[record.video] = record
+
+    def _record_files(self) -> list[Path]:
+        return [path for path in self._partial.glob("*.json") if path != self._run]
+
+    def _forget_records(self) -> None:
+        for path in self._record_files():
+            path.unlink()
+
+    def _wipe(self) -> None:
+        """Remove an earlier run's work: records first, lest a kill leave some without their rows.
+
+        Its run.json is replaced and not removed, so that what is left is never another run's.
+        """
+        self._forget_records()
+        for path in self._partial.iterdir():
+            if path.name != "lock" and path != self._run:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _put(self, path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        """Make a file in the working folder: a kill leaves no half one beside the output."""
+        made = self._partial / path.name
+        _write_whole(made, tables, schema)
+        made.replace(path)
 
     def _all_rows(self) -> Iterator[pa.Table]:
         """Yield the rows of all videos in order of name: new ones, and those of the old file."""
@@ -288,11 +337,11 @@ class Store:
         for name, record in self._new.items():
             merged = self._file(name, ".parquet")
             target = self._place(name)
-            if merged.exists():
+            if record.status == "failed":
+                target.unlink(missing_ok=True)
+            elif merged.exists():  # else a run that was killed has put it there
                 target.parent.mkdir(parents=True, exist_ok=True)
                 merged.replace(target)
-            elif not record.frames:
-                target.unlink(missing_ok=True)
         for name in self._replaced - self._new.keys():
             self._place(name).unlink(missing_ok=True)
 
@@ -319,9 +368,13 @@ def open_store(
     """
     if out.name in ("", ".."):
         raise OutputError(f"--out {out} has no name of its own: give one, such as results.parquet")
-    store = Store(out, description, classes, landmarks)
     partial = partial_path(out)
     with _writing(out):
+        if out.is_file() and not is_single_file(out):
+            raise OutputError(
+                f"--out {out} is a file already: name one that ends in .parquet, or a folder"
+            )
+        store = Store(out, description, classes, landmarks)
         partial.mkdir(parents=True, exist_ok=True)
         lock = FileLock(partial / "lock")
         try:
@@ -335,8 +388,10 @@ def open_store(
             store._prepare(overwrite)
         yield store
     finally:
-        _tidy(partial)
-        lock.release()
+        try:
+            _tidy(partial)
+        finally:
+            lock.release()
 
 
 def _tidy(partial: Path) -> None:

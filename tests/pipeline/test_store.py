@@ -1,6 +1,9 @@
 """Outputs are made whole, gone on with, and never mixed."""
 
+import itertools
 import multiprocessing
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from made_spans import a_span
 
 from emonet.labels import EMOTIONS_8
 from pipeline import store as store_module
-from pipeline.results import read_records, read_results, span_rows
+from pipeline.results import ResultsError, read_records, read_results, span_rows
 from pipeline.store import OutputError, Store, open_store, part_key, partial_path, ranges
 from pipeline.video import Video
 
@@ -194,28 +197,75 @@ def test_an_unfinished_overwriting_run_is_gone_on_with(out, tmp_path):
     assert len(rows(out)) == 6 * SPAN
 
 
-@pytest.mark.parametrize("moment", ["videos table", "cleaning"])
-def test_a_run_killed_while_finishing_loses_nothing(out, tmp_path, monkeypatch, moment):
-    old, new = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4")
-    with opened(out) as store:
-        do(store, old)
+class Killer:
+    """Stops this process's work on files for good before its n-th change, as SIGKILL would."""
+
+    def __init__(self) -> None:
+        self.changes_left: int | None = None
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, _: tuple) -> None:
+        if self.changes_left is None or event not in ("os.mkdir", "os.remove", "os.rename"):
+            return
+        if not self.changes_left:
+            raise KeyboardInterrupt
+        self.changes_left -= 1
+
+
+@pytest.fixture(scope="module")
+def killer() -> Killer:
+    return Killer()
+
+
+@pytest.mark.parametrize("layout", ["results.parquet", "results"])
+@pytest.mark.parametrize("before", ["nothing", "same settings", "other settings"])
+def test_a_run_killed_at_any_moment_is_gone_on_with(tmp_path, killer, layout, before):
+    a, b = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4", frames=SPAN)
+    expected = [("a.mp4", i) for i in range(3 * SPAN)] + [("b.mp4", i) for i in range(SPAN)]
+    overwrite = before == "other settings"
+
+    def work(store: Store) -> None:
+        for video, spans in ((a, 3), (b, 1)):
+            if not store.record(video.name, video.path):
+                for span in set(range(spans)) - store.spans(part_key(video)):
+                    write_span(store, video, span)
+                store.commit(video, np.arange(video.frames))
         store.finish()
 
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    target = "videos_table" if moment == "videos table" else "shutil.rmtree"
-    with opened(out) as store, monkeypatch.context() as patch:
-        do(store, new)
-        patch.setattr(f"pipeline.store.{target}", killed)
-        with pytest.raises(KeyboardInterrupt):
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    if before != "nothing":  # one video finished, work on the other left behind
+        settings = {"stride": 5 if overwrite else 1}
+        with opened(ready / layout, **settings) as store:
+            do(store, a, faces=1 + overwrite)
             store.finish()
-    with opened(out) as store:
-        assert store.record("a.mp4", old.path)
-        assert store.record("b.mp4", new.path)
-        store.finish()
-    assert sorted(rows(out)) == [(n, i) for n in ("a.mp4", "b.mp4") for i in range(3 * SPAN)]
-    assert not partial_path(out).exists()
+        with opened(ready / layout, **settings) as store:
+            do(store, b, faces=1 + overwrite, spans=1)
+
+    for changes in itertools.count():
+        out = tmp_path / str(changes) / layout
+        shutil.copytree(ready, out.parent)
+        killer.changes_left = changes
+        try:
+            with opened(out, overwrite, stride=1) as store:
+                work(store)
+            survived = True
+        except KeyboardInterrupt:
+            survived = False
+        finally:
+            killer.changes_left = None
+        if survived:
+            break
+        try:
+            with opened(out, stride=1) as store:
+                work(store)
+        except OutputError as error:  # the kill came before the new run had replaced the old one
+            assert overwrite and "stride was 5 and is 1" in str(error)
+            with opened(out, True, stride=1) as store:
+                work(store)
+        assert sorted(rows(out)) == expected
+        assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+    assert changes > 10
 
 
 def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
@@ -285,6 +335,60 @@ def test_an_output_that_is_not_ours_is_refused(tmp_path):
     with pytest.raises(OutputError, match="choose another --out"), opened(theirs):
         pass
     assert pq.read_table(theirs).num_rows == 1
+
+
+def test_a_file_in_a_folder_s_place_is_refused_before_the_work(tmp_path):
+    (tmp_path / "notes.txt").write_text("theirs")
+    with (
+        pytest.raises(OutputError, match="is a file already"),
+        opened(tmp_path / "notes.txt", overwrite=True),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_is_a_place_for_results(tmp_path):
+    out = tmp_path / "results"
+    out.mkdir()
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    assert len(rows(out)) == 3 * SPAN
+
+
+def test_a_file_and_a_folder_of_one_name_do_not_share_a_videos_table(tmp_path):
+    file, folder = tmp_path / "results.parquet", tmp_path / "results"
+    for first, second in ((file, folder), (folder, file)):
+        with opened(first) as store:
+            do(store, a_video(tmp_path, "a.mp4"))
+            store.finish()
+        with pytest.raises(OutputError, match="of the same name"), opened(second, overwrite=True):
+            pass
+        (tmp_path / "results.videos.parquet").unlink()
+
+
+def test_a_damaged_videos_table_can_be_overwritten(out, tmp_path):
+    video, beside = a_video(tmp_path, "a.mp4"), out.parent / "results.videos.parquet"
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    beside.write_bytes(beside.read_bytes()[:-100])
+    with pytest.raises(ResultsError, match=r"results\.videos\.parquet"), opened(out):
+        pass
+    with opened(out, overwrite=True) as store:
+        do(store, video)
+        store.finish()
+    assert [record.video for record in read_records(beside)] == ["a.mp4"]
+
+
+def test_a_video_that_fails_after_it_was_done_has_no_rows(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "b.mp4"))
+        do(store, video)
+        store.fail("a.mp4", video.path, "it was replaced by text")
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"b.mp4"}
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
