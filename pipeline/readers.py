@@ -405,6 +405,10 @@ def load_image(path: Path) -> NDArray[np.uint8]:
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ValueError(
+            "its pixels are floating-point numbers, of unknown range: save it as 8 bit"
+        )
     if image.mode.startswith("I"):  # 16 bits, in 16 or 32
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)

@@ -301,23 +301,34 @@ def read_results(path: str | Path) -> Results:
     """
     path = Path(path)
     files = [path] if is_single_file(path) else sorted(path.rglob("*.parquet"))
-    if not files:
+    beside = videos_path(path)
+    if not files and not beside.exists():
         raise ResultsError(f"{path} is neither a results file nor a folder with results in it")
-    table = pa.concat_tables([read_table(file) for file in files]).unify_dictionaries()
+    settings = read_settings(files[0] if files else beside)
+    if files:
+        table = pa.concat_tables([read_table(file) for file in files]).unify_dictionaries()
+    else:  # all its videos failed
+        chosen = settings["settings"]
+        table = rows_schema(tuple(chosen["classes"]), chosen["landmarks"]).empty_table()
     landmarks = None
     if "landmarks" in table.column_names:
         landmarks = _landmark_array(table.column("landmarks"))
         table = table.drop_columns(["landmarks"])
-    beside = videos_path(path)
     return Results(
         rows=table.to_pandas(types_mapper=_PANDAS_TYPES.get),
         landmarks=landmarks,
-        settings=read_settings(files[0]),
-        videos=read_table(beside).to_pandas() if beside.exists() else None,
+        settings=settings,
+        videos=read_table(beside).to_pandas(types_mapper=_PANDAS_TYPES.get)
+        if beside.exists()
+        else None,
     )
 
 
-_PANDAS_TYPES = {pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype()}
+_PANDAS_TYPES = {
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+}
 
 
 def _metadata(settings: dict[str, Any] | None) -> dict[bytes, bytes]:

@@ -249,6 +249,16 @@ def test_what_cannot_be_had_at_all_is_told_in_a_sentence(
     assert record.frames == 0 and not (failing.rows.video == name).any()
 
 
+@pytest.mark.parametrize("out", ["results.parquet", "results"])
+def test_where_all_fail_there_are_results_without_rows(tmp_path: Path, out: str) -> None:
+    values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    results = pipeline.analyze(tmp_path / "float.tif", out=tmp_path / out)
+    assert len(results.rows) == 0 and results.landmarks.shape == (0, 68, 2)
+    assert results.rows.frame.dtype == results.videos.width.dtype == pd.Int32Dtype()
+    assert "floating-point" in results.videos.error[0]
+
+
 def test_the_other_videos_are_done(failing: Results) -> None:
     good = failing.rows[failing.rows.video == "good.mp4"]
     assert good.frame.tolist() == list(range(0, FRAMES, 2)) and good.face.notna().all()
