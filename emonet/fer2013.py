@@ -216,12 +216,29 @@ def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
         train=train,
         validation=selecting,
         tests=tests,
-        known={
-            name: np.isin(pictures[rows], pictures[np.setdiff1d(training, rows)])
-            for name, rows in tests.items()
-        },
+        known=standing_in_training(faces, tests),
         notes=tuple(notes),
     )
+
+
+def standing_in_training(
+    faces: FaceSet, tests: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Find the test pictures that also stand in Training outside of the test itself.
+
+    Args:
+        faces: the pictures.
+        tests: name to (n,) rows.
+
+    Returns:
+        Name to (n,) bool.
+    """
+    pictures = picture_ids(faces.images)
+    training = np.flatnonzero(faces.usage == 0)
+    return {
+        name: np.isin(pictures[rows], pictures[np.setdiff1d(training, rows)])
+        for name, rows in tests.items()
+    }
 
 
 def picture_ids(images: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from emonet.errors import EmopipeError
 from emonet.predictor import PRECISIONS
 from jobs.doctor import doctor
+from jobs.evaluate import evaluate
 from jobs.finetune import finetune
 from jobs.models import models
 from pipeline.faces import DETECTORS, LONG_SIDE
@@ -47,6 +48,7 @@ def main() -> None:
 main.add_command(models)
 main.add_command(doctor)
 main.add_command(finetune)
+main.add_command(evaluate)
 
 
 def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
