@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from emonet import weights
-from pipeline.local import cores
 
 GIB = 1024**3
 
@@ -73,6 +72,8 @@ def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
 
 
 def _machine() -> str:
+    from pipeline.local import cores
+
     memory = psutil.virtual_memory()
     return (
         f"{platform.system()} {platform.machine()}, {cores()} cores, "

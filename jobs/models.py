@@ -8,7 +8,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markdown import Markdown
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
@@ -64,6 +63,8 @@ def info(name: str, as_json: bool) -> None:
         if value:
             click.echo(f"{key + ':':17}{', '.join(value) if isinstance(value, list) else value}")
     if card := weights.card(name):
+        from rich.markdown import Markdown
+
         click.echo()
         console = _console()
         console.print(Markdown(card) if console.is_terminal else card, markup=False)

@@ -3,16 +3,20 @@
 All coordinates are continuous: pixel i covers [i, i + 1), so a frame's right edge is at its width.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emonet.checkpoint import CropSpec
 from pipeline.faces import BoxToLandmarks, Faces
+
+if TYPE_CHECKING:
+    from emonet.checkpoint import CropSpec
 
 CropMode = Literal["square", "box"]
 

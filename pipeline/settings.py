@@ -1,18 +1,21 @@
 """All that a user can choose of an analysis, checked where it is made."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from emonet.checkpoint import Checkpoint
 from emonet.errors import EmopipeError
-from emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
 from pipeline.align import CropMode
 from pipeline.faces import DETECTORS, LONG_SIDE, Selection
 from pipeline.results import LANDMARK_TYPES
+
+if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
+    from emonet.checkpoint import Checkpoint
 
 DEFAULT_MODEL = "emonet-lite"
 DEFAULT_DETECTOR = "centerface"
@@ -20,6 +23,7 @@ MAX_FPS = 1000
 """Frames/s to ask for. Instants to look at are counted out one by one, so there is an end."""
 
 CROPS: tuple[CropMode, ...] = get_args(CropMode)
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 class SettingsError(EmopipeError):
@@ -75,6 +79,7 @@ class Settings:
         _require(len(set(names)) == len(names) and all(names), "--classes are distinct names a,b,c")
         _require(self.detector in DETECTORS, f"--detector is one of {', '.join(DETECTORS)}")
         _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
+        _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
         _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
         _require(self.stride >= 1, "--stride is 1 or more")
         _require(
@@ -100,6 +105,8 @@ def resolved(settings: Settings) -> Settings:
     Raises:
         DeviceError: the machine has no such device, or the device no such precision.
     """
+    from emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
+
     device = resolve_device(settings.device)
     return replace(
         settings,
