@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 
+PROJECT = Path(__file__).parent.parent
 PACKAGES = ("emonet", "pipeline", "jobs")
 FORBIDDEN = {
     "emonet": {"pipeline", "jobs", "ray", "click"},
