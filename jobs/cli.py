@@ -12,14 +12,13 @@ import click
 from rich.console import Console
 
 from emonet.errors import EmopipeError
-from emonet.predictor import PRECISIONS
 from jobs.doctor import doctor
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
 from jobs.models import models
 from pipeline.faces import DETECTORS, LONG_SIDE
 from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
-from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, Settings
+from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, PRECISIONS, Settings
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -145,8 +144,8 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--precision",
-                type=click.Choice(["auto", *PRECISIONS]),
-                default="auto",
+                type=click.Choice(PRECISIONS),
+                default=PRECISIONS[0],
                 show_default=True,
                 help="Of the network; auto is the fastest that the device does natively.",
             ),

@@ -341,3 +341,8 @@ def test_help_names_every_option_and_the_exit_statuses() -> None:
     for parameter in main.commands["analyze"].params:
         for option in parameter.opts:
             assert not option.startswith("--") or option in help_text
+
+
+def test_help_waits_for_neither_pytorch_nor_ray():
+    program = "import sys, jobs.cli; assert not {'torch', 'ray'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
