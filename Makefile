@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SHARED ?= ../shared
 LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 
-.PHONY: help demo test lint types check calibrate bench bench-memory
+.PHONY: help demo test lint types check calibrate bench bench-memory bench-data
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -43,3 +43,6 @@ bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (n
 
 bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p video (10 minutes)
 	$(BIN)/python tests/bench_memory.py
+
+bench-data: $(INSTALLED)  ## what share of a training step goes into reading and augmenting FER2013
+	$(BIN)/python tests/bench_data.py $(FER2013)
