@@ -25,7 +25,7 @@ CLIPS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "vid
 COMMAND = [sys.executable, "-m", "jobs.cli", "analyze", str(CLIPS), "--stride", "6", "--quiet"]
 """Some 15 s on two idle cores."""
 
-OUTPUTS = ("results.parquet", "results")
+OUTPUTS = ("results.parquet", "folder")
 GONE_S = 60.0
 """So long after the driver's end something may be left of its Ray: seconds, on an idle machine."""
 

@@ -41,6 +41,22 @@ def test_a_face_is_judged_alike_wherever_it_stands_in_the_batch():
     assert np.allclose(whole.landmarks[5], alone.landmarks[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_number_of_threads_does_not_show_in_the_last_digit(precision):
+    ready, threads = predictor(precision, faces_per_batch=32), torch.get_num_threads()
+    told = []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            told.append([ready(noise(n)) for n in (1, 3, 6, 7, 12, 33)])
+    finally:
+        torch.set_num_threads(threads)
+    for others in told[1:]:
+        for one, other in zip(told[0], others, strict=True):
+            for name, values in vars(one).items():
+                assert np.array_equal(values, getattr(other, name)), name
+
+
 def test_outputs_that_are_no_numbers_are_an_error_and_not_a_neutral_face():
     model, described = checkpoint.load(BUNDLED)
     torch.nn.init.constant_(model.get_submodule("emo_fc_2.3").weight, torch.inf)
