@@ -12,6 +12,8 @@ from rich.console import Console
 from emonet.recipe import BALANCES, BATCH_NORMS, PARTS, PRECISIONS, FineTuning, TrainingSettings
 from pipeline.settings import DEFAULT_MODEL
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
 _TRAINING = {field.name: field.default for field in fields(TrainingSettings)}
 _TUNING = {field.name: field.default for field in fields(FineTuning)}
 
@@ -111,7 +113,10 @@ def _number(
     "--gpus/--no-gpus", "gpu", default=None, help="A GPU for each worker.  [default: if there is]"
 )
 @click.option("--cpus", type=click.IntRange(1), help="CPUs for the run.  [default: all]")
-@click.option("--address", help="Train on a running Ray cluster: auto, HOST:6379.")
+@click.option(
+    "--address",
+    help="Train on a running Ray cluster: auto, HOST:6379; all its nodes must see --out.",
+)
 def finetune(
     data: Path,
     out: Path | None,
@@ -164,4 +169,8 @@ def finetune(
     folder = out or Path("runs") / data.name.removesuffix(".gz").removesuffix(".csv")
     # As wide as the terminal; wide enough for every table when piped.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    run(job, folder, resume=resume, overwrite=overwrite, console=console)
+    try:
+        run(job, folder, resume=resume, overwrite=overwrite, console=console)
+    except KeyboardInterrupt:
+        console.print("stopped; --resume goes on from the last epoch")
+        sys.exit(EXIT_INTERRUPTED)

@@ -12,7 +12,7 @@ import torch
 from emonet.errors import EmopipeError
 from emonet.files import appearing_whole
 from emonet.training import Epoch, Trainer
-from pipeline.local import cores, use_threads
+from pipeline.local import use_threads
 
 STATE = "state.pt"
 _RAY_RUN = "ray"  # folder of Ray Train's files inside the run's
@@ -91,13 +91,22 @@ def _train_on_ray(
     from jobs.cluster import ClusterError, ClusterOptions, ray_session  # first: quietens Ray
 
     # isort: split
+    import ray
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
 
     options = ClusterOptions(place.address, place.cpus, None if place.gpu else 0)
-    threads = max(1, (place.cpus or cores()) // place.workers)
     with ray_session(options):
+        there = ray.cluster_resources()
+        # Ray waits forever for what a cluster has not.
+        if place.gpu and there.get("GPU", 0) < place.workers:
+            raise ClusterError(
+                f"--gpus: {place.workers} workers need a GPU each, Ray finds "
+                f"{there.get('GPU', 0):.0f}; lower --workers or say --no-gpus"
+            )
+        cpus = (place.cpus or there["CPU"]) / place.workers
+        threads = max(1, int(cpus))
         told = Queue(actor_options={"num_cpus": 0})
         problems: list[EmopipeError] = []
         trainer = TorchTrainer(
@@ -105,7 +114,10 @@ def _train_on_ray(
             scaling_config=ScalingConfig(
                 num_workers=place.workers,
                 use_gpu=place.gpu,
-                resources_per_worker={"CPU": threads, **({"GPU": 1} if place.gpu else {})},
+                resources_per_worker={
+                    "CPU": threads if cpus >= 1 else int(cpus * 1e4) / 1e4,
+                    **({"GPU": 1} if place.gpu else {}),
+                },
             ),
             run_config=RunConfig(
                 name=_RAY_RUN,
