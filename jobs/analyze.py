@@ -238,8 +238,9 @@ def _messages(todo: Sequence[Task | Segment], pools: Sequence[Pool]) -> Iterator
             max_restarts=0,
             max_task_retries=0,
         )
-    for row in rows.iter_rows():
-        yield pickle.loads(row["message"])
+    # Fetching ahead would hold each message back until there is another.
+    for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        yield from map(pickle.loads, batch["message"])
 
 
 def _begun(ledger: ray.actor.ActorHandle) -> dict[str, tuple[str, int]]:
