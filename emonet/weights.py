@@ -202,29 +202,6 @@ REGISTRY = {
             part_of="blazeface",
         ),
         WeightFile(
-            name="blazeface-back",
-            kind="detector",
-            file="blazefaceback.pth",
-            licence="Apache-2.0",
-            source=_BLAZEFACE_SOURCE,
-            url=f"{_BLAZEFACE_URL}blazefaceback.pth",
-            size=594_825,
-            sha256="e2c03bb3ae45e769eaaa0a7cc7d4f61f54a5e3fbae6367d870166702e7022b11",
-        ),
-        WeightFile(
-            name="blazeface-back-anchors",
-            kind="detector",
-            file="anchorsback.npy",
-            licence="Apache-2.0",
-            source=_BLAZEFACE_SOURCE,
-            url=f"{_BLAZEFACE_URL}anchorsback.npy",
-            size=28_800,
-            sha256="a10bb2fb93ab54ca426d6c750bfc3aad685028a16dcf231357d03694f261fd95",
-            part_of="blazeface-back",
-        ),
-        # Its authors publish no checksum but the first ten digits, in the file's name; size and
-        # hash are those that the projects which use the file agree on.
-        WeightFile(
             name="sfd",
             kind="detector",
             file="s3fd-619a316812.pth",

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -38,6 +39,9 @@ ADVICE = {
 
 OPTIONAL = {"decord"}
 
+STAND_INS = {"opencv-python": "opencv-python-headless"}
+"""Distributions that carry the same module."""
+
 
 @click.command()
 def doctor() -> None:
@@ -63,10 +67,10 @@ def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
         "machine": lambda: (None, _machine()),
     }
     for package, module in PACKAGES.items():
-        checks[package] = lambda package=package, module=module: _package(package, module)  # type: ignore[misc]
+        checks[package] = partial(_package, package, module)
     checks["devices"] = _devices
     for entry in weights.ENTRIES:
-        checks[f"{weights.lookup(entry).kind} {entry}"] = lambda entry=entry: _weights(entry)  # type: ignore[misc]
+        checks[f"{weights.lookup(entry).kind} {entry}"] = partial(_weights, entry)
     checks["cache folder"] = _cache
     return checks
 
@@ -81,10 +85,19 @@ def _machine() -> str:
     )
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package not in STAND_INS:
+            raise
+        return f"{version(STAND_INS[package])} ({STAND_INS[package]})"
+
+
 def _package(package: str, module: str) -> tuple[bool | None, str]:
     absent = None if package in OPTIONAL else False
     try:
-        found = version(package)
+        found = _version(package)
         import_module(module)
     except PackageNotFoundError:
         return absent, ADVICE.get(package, f"not installed: pip install {package}")

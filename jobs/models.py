@@ -124,7 +124,8 @@ def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
     else:
         for outcome in outcomes:
             notes = "; ".join(outcome["notes"])
-            click.echo(f"{outcome['name']}: {outcome['state']}{notes and f' ({notes})'}")
+            verdict = "" if outcome["passed"] else "FAILED: "
+            click.echo(f"{verdict}{outcome['name']}: {outcome['state']}{notes and f' ({notes})'}")
     sys.exit(0 if all(outcome["passed"] for outcome in outcomes) else 1)
 
 

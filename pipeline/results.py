@@ -88,6 +88,7 @@ class VideoRecord:
         width, height: pixels as displayed.
         bytes, modified: the file's size, and its modification time in s since 1970.
         sha256: of the file's content, hexadecimal.
+        path: where the file lay, absolute.
     """
 
     video: str
@@ -103,6 +104,7 @@ class VideoRecord:
     bytes: int | None = None
     modified: float | None = None
     sha256: str | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -178,6 +180,7 @@ def videos_schema(settings: dict[str, Any] | None = None) -> pa.Schema:
             pa.field("bytes", pa.int64()),
             pa.field("modified", pa.float64()),
             pa.field("sha256", pa.string()),
+            pa.field("path", pa.string()),
         ],
         metadata=_metadata(settings),
     )
@@ -287,7 +290,7 @@ def videos_path(out: Path) -> Path:
 
 def is_single_file(out: Path) -> bool:
     """Whether an output is one file rather than a folder with one file a video."""
-    return out.suffix == ".parquet" and not out.is_dir()
+    return out.suffix.lower() == ".parquet" and not out.is_dir()
 
 
 def read_results(path: str | Path) -> Results:

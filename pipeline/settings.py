@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from emonet.errors import EmopipeError
+from emonet.files import sha256_of
 from pipeline.align import CropMode
-from pipeline.faces import DETECTORS, LONG_SIDE, Selection
+from pipeline.faces import DETECTORS, LONG_SIDE, Selection, weights_files
 from pipeline.results import LANDMARK_TYPES
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
@@ -125,11 +126,16 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
     Args:
         settings: as `resolved` gave them.
         checkpoint: of the network.
+
+    Raises:
+        EmopipeError: the detector's weights are not there.
     """
+    detector_files = weights_files(settings.detector, settings.detector_weights)
     decisive = {
         "checkpoint": checkpoint.sha256,
         "classes": list(checkpoint.classes),
         "detector": settings.detector,
+        "detector_weights": {name: sha256_of(path) for name, path in detector_files.items()},
         "detect_size": settings.detect_size,
         **vars(settings.selection),
         "crop": settings.crop,

@@ -53,6 +53,9 @@ ROWS_PER_GROUP = 65_536
 _MOST_TABLES = 256
 """Tables that wait for their row group: a small one takes more memory than its few rows."""
 
+_OTHER_SUFFIXES = {".csv", ".tsv", ".txt", ".json", ".xlsx", ".feather", ".arrow", ".pq", ".mp4"}
+"""Endings that nobody gives a folder: whoever names such an output expects another format."""
+
 _DICTIONARY_COLUMNS = ["video", "emotion"]
 
 _PARQUET_MAGIC = b"PAR1"
@@ -92,17 +95,29 @@ class Store:
     def record(self, name: str, file: Path) -> VideoRecord | None:
         """Return what is already known of an input, or None if it is to be done.
 
-        An input whose size or modification time is not the recorded one is to be done; where only
-        the time differs its content decides.
+        An input that failed in an earlier run is to be done, and one whose size or modification
+        time is not the recorded one; where only the time differs its content decides.
+
+        Raises:
+            OutputError: the output holds another input of that name.
         """
         record = self._new.get(name) or self._kept.get(name)
-        if record is None or not file.exists():
+        if record is None or (record.status == "failed" and name not in self._new):
+            return None
+        try:
+            stat = file.stat()
+            if (record.bytes, record.modified) == (stat.st_size, stat.st_mtime):
+                return record
+            if record.bytes == stat.st_size and record.sha256 == sha256_of(file):
+                return record
+        except OSError:
             return record
-        stat = file.stat()
-        if (record.bytes, record.modified) == (stat.st_size, stat.st_mtime):
-            return record
-        same_content = record.bytes == stat.st_size and record.sha256 == sha256_of(file)
-        return record if same_content else None
+        if record.path != _place_of(file):
+            raise OutputError(
+                f"{self.out} holds the rows of another {name} ({record.path}): choose another "
+                f"--out, or name both inputs in one command"
+            )
+        return None
 
     def spans(self, key: str) -> set[int]:
         """Return which spans of the video with that `part_key` are here already."""
@@ -154,16 +169,17 @@ class Store:
         """
         folder = self._partial / part_key(video)
         parts = sorted(folder.glob("*.parquet"), key=_span)
-        frames, faces, lost = _count(parts)
+        frames, faces, why = _count(parts)
         absent = np.setdiff1d(wanted, frames)
         if len(frames) + len(absent) != len(wanted):
             raise RuntimeError(f"{video.name}: the spans' frames are not those that were sampled")
-        complete = not len(absent) and not video.lost
+        lost = self._lost(video)
+        complete = len(wanted) > 0 and not len(absent) and not lost
         record = VideoRecord(
             video=video.name,
             status="ok" if complete else "partial" if len(frames) else "failed",
-            error=None if complete else _problem(video, len(absent), len(wanted), lost),
-            missing=ranges(absent, wanted) + _lost(video),
+            error=None if complete else _problem(video, len(absent), len(wanted), bool(lost), why),
+            missing=ranges(absent, wanted) + lost,
             backend=video.backend,
             frames=len(frames),
             faces=faces,
@@ -173,6 +189,7 @@ class Store:
             bytes=video.size,
             modified=_modified(video.path),
             sha256=video.sha256,
+            path=_place_of(video.path),
         )
         with _writing(self.out):
             merged = (read_table(part) for part in parts)
@@ -184,11 +201,25 @@ class Store:
     def fail(self, name: str, file: Path, error: str) -> VideoRecord:
         """Commit an input of which nothing could be had."""
         size = file.stat().st_size if file.exists() else None
-        record = VideoRecord(name, "failed", error, bytes=size, modified=_modified(file))
+        record = VideoRecord(
+            video=name,
+            status="failed",
+            error=error,
+            bytes=size,
+            modified=_modified(file),
+            path=_place_of(file),
+        )
         with _writing(self.out):
             self._commit(record)
             self._file(name, ".parquet").unlink(missing_ok=True)  # of an earlier content
         return record
+
+    def _lost(self, video: Video) -> tuple[tuple[int, int], ...]:
+        """Return the range of frames that the file lists but no longer has, if any are wanted."""
+        end = self._description["settings"].get("end")
+        if not video.lost or (end is not None and video.times[-1] >= end):
+            return ()
+        return ((video.frames, video.frames + video.lost - 1),)
 
     def _write(self, key: str, span: int, rows: pa.Table, schema: pa.Schema) -> None:
         with _writing(self.out):
@@ -209,10 +240,10 @@ class Store:
         records = sorted({**self._kept, **self._new}.values(), key=lambda record: record.video)
         with _writing(self.out):
             if self._new or not self.out.exists():
-                if is_single_file(self.out):
-                    self._put(self.out, self._all_rows(), self.schema)
-                else:
+                if not is_single_file(self.out):
                     self._place_files()
+                elif not self.out.exists() or self._rows_change():
+                    self._put(self.out, self._all_rows(), self.schema)
                 described = self._description | {"layout": self._layout}
                 table = videos_table(records, videos_schema(described))
                 self._put(videos_path(self.out), [table], table.schema)
@@ -222,6 +253,12 @@ class Store:
             self._forget_records()
             shutil.rmtree(self._partial)
         return records
+
+    def _rows_change(self) -> bool:
+        """Whether this run adds rows or takes some away: inputs may just have failed again."""
+        pairs = ((new, self._kept.get(name)) for name, new in self._new.items())
+        gone = self._replaced - self._new.keys()
+        return bool(gone) or any(new.frames or (old and old.frames) for new, old in pairs)
 
     def _prepare(self, overwrite: bool) -> None:
         """Take up what an earlier run left, or refuse it."""
@@ -368,6 +405,10 @@ def open_store(
     """
     if out.name in ("", ".."):
         raise OutputError(f"--out {out} has no name of its own: give one, such as results.parquet")
+    if out.suffix.lower() in _OTHER_SUFFIXES:
+        raise OutputError(
+            f"--out {out}: results are Parquet; name a file that ends in .parquet, or a folder"
+        )
     partial = partial_path(out)
     with _writing(out):
         if out.is_file() and not is_single_file(out):
@@ -419,19 +460,22 @@ def ranges(missing: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[tuple
     return tuple((int(run[0]), int(run[-1])) for run in runs)
 
 
-def _problem(video: Video, absent: int, wanted: int, reason: str) -> str:
+def _problem(video: Video, absent: int, wanted: int, cut: bool, reason: str) -> str:
     """Say in words what is missing, and why if that is known."""
+    if not wanted:
+        shown = f"{video.times[0]:.1f} to {video.times[-1]:.1f} s"
+        return f"no frame lies between --start and --end: it shows {shown}"
     said = []
     if absent:
-        said.append(f"{absent} of {wanted} sampled frames could not be decoded")
-    if video.lost:
+        said.append(f"{absent} of {wanted} sampled frames could not be had")
+    if cut:
         said.append(f"the file is cut short: {video.lost} frames that it lists are not in it")
     return "; ".join(said) + (f" ({reason})" if reason else "")
 
 
-def _lost(video: Video) -> tuple[tuple[int, int], ...]:
-    """Return the range of frames that the file lists and no longer has."""
-    return ((video.frames, video.frames + video.lost - 1),) if video.lost else ()
+def _place_of(file: Path) -> str:
+    """Return a file's absolute path as text; names need not be UTF-8."""
+    return os.fsencode(file.absolute()).decode(errors="replace")
 
 
 def _modified(file: Path) -> float | None:

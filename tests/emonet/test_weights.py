@@ -458,7 +458,7 @@ def test_states_of_a_fresh_machine(name: str, state: str) -> None:
     assert (status.state, status.path) == (state, weights.lookup(name).path)
 
 
-@pytest.mark.parametrize("name", ["yunet", "blazeface", "blazeface-back"])
+@pytest.mark.parametrize("name", ["yunet", "blazeface"])
 def test_the_registry_knows_the_detectors_files(shared: Path, name: str) -> None:
     weights.fetch(name, str(shared / "weights"))
     assert weights.verify(name).state == "fetched"

@@ -338,13 +338,13 @@ def test_an_output_that_is_not_ours_is_refused(tmp_path):
 
 
 def test_a_file_in_a_folder_s_place_is_refused_before_the_work(tmp_path):
-    (tmp_path / "notes.txt").write_text("theirs")
+    (tmp_path / "notes").write_text("theirs")
     with (
         pytest.raises(OutputError, match="is a file already"),
-        opened(tmp_path / "notes.txt", overwrite=True),
+        opened(tmp_path / "notes", overwrite=True),
     ):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_an_empty_folder_is_a_place_for_results(tmp_path):
@@ -417,3 +417,51 @@ def test_missing_frames_are_joined_over_frames_that_were_not_sampled():
     wanted = np.arange(0, 100, 10)
     assert ranges(np.array([10, 20, 50, 90]), wanted) == ((10, 20), (50, 50), (90, 90))
     assert ranges(np.array([], int), wanted) == ()
+
+
+def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        record = store.commit(video, np.zeros(0, np.int64))
+    assert record.status == "failed"
+    assert "no frame lies between --start and --end: it shows 0.0 to 1.2 s" in record.error
+
+
+def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", lost=4)
+    with opened(out, end=1.0) as store:
+        assert do(store, video).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.JSON", "video.mp4"])
+def test_another_format_is_not_taken_for_a_folder(tmp_path, name):
+    with pytest.raises(OutputError, match="results are Parquet"), opened(tmp_path / name):
+        pass
+
+
+def test_inputs_that_failed_are_tried_again_without_touching_the_rows(out, tmp_path):
+    good, bad = a_video(tmp_path, "good.mp4"), a_video(tmp_path, "bad.mp4")
+    with opened(out) as store:
+        do(store, good)
+        store.fail("bad.mp4", bad.path, "the disk was away")
+        store.finish()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} or out.stat().st_mtime_ns
+    with opened(out) as store:
+        assert store.record("bad.mp4", bad.path) is None
+        store.fail("bad.mp4", bad.path, "still away")
+        store.finish()
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} or out.stat().st_mtime_ns
+    assert after == before
+    with opened(out) as store:
+        do(store, bad)
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"good.mp4", "bad.mp4"}
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_a_changed_one(out, tmp_path):
+    with opened(out) as store:
+        do(store, a_video(tmp_path / "monday", "clip.mp4"))
+        store.finish()
+    other = a_video(tmp_path / "tuesday", "clip.mp4", frames=SPAN)
+    with opened(out) as store, pytest.raises(OutputError, match=r"another clip\.mp4"):
+        store.record("clip.mp4", other.path)
