@@ -59,12 +59,26 @@ def kill_driver(out: Path, after_s: float) -> bool:
         below = offspring(process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        _, left = psutil.wait_procs(below, GONE_S)
-        left = [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
-        if left:
-            raise SystemExit(f"left behind: {[one.cmdline() for one in left]}") from None
+        if left := left_of(below):
+            raise SystemExit(f"left behind: {left}") from None
         return True
     return False
+
+
+def left_of(processes: list[psutil.Process]) -> list[str]:
+    """Command lines of those that live on, given some time to end."""
+    deadline = time.monotonic() + GONE_S
+    while (left := list(filter(None, map(command, processes)))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def command(process: psutil.Process) -> str:
+    """A process's command line; empty when it has ended, reaped or not."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def kill_worker(process: subprocess.Popen[bytes], moments: random.Random) -> str | None:
@@ -79,13 +93,10 @@ def kill_worker(process: subprocess.Popen[bytes], moments: random.Random) -> str
 
 def _kind(process: psutil.Process) -> str | None:
     """Name a process if it works for the run, rather than for Ray."""
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.Error:
-        return None
-    if "pipeline.decoder" in command:
+    line = command(process)
+    if "pipeline.decoder" in line:
         return "decoding child"
-    return command.split()[0] if command.startswith(("ray::MapWorker", "ray::Ledger")) else None
+    return line if line.startswith(("ray::MapWorker", "ray::Ledger")) else None
 
 
 def finished(out: Path) -> None:
