@@ -183,9 +183,8 @@ def sample(
     if fps is None or first >= stop:
         return np.arange(first, stop, stride, dtype=np.int64)
     times = video.times[first:stop]
-    ticks = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1.5)) / fps
-    numbers = first + np.unique(np.searchsorted(times, ticks - TICK_TOLERANCE_S))
-    return numbers[numbers < stop].astype(np.int64)
+    ticks_passed = np.floor((times - times[0] + TICK_TOLERANCE_S) * fps)
+    return first + np.flatnonzero(np.diff(ticks_passed, prepend=-1.0) > 0).astype(np.int64)
 
 
 def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
