@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from rich.filesize import decimal
+
 from pipeline.decoder import DecodeError, Decoder
 from pipeline.inputs import InputFile
 from pipeline.settings import Settings
@@ -36,7 +38,7 @@ class Plan:
         return (
             f"{self.inputs:,} input{plural}{unreadable}, "
             f"{timedelta(seconds=round(self.seconds))} long: about {self.frames:,} frames "
-            f"to look at, some {self.bytes / 1e6:,.1f} MB of results"
+            f"to look at, some {decimal(self.bytes)} of results"
         )
 
 
