@@ -115,7 +115,7 @@ def run(
         settings = _resolved_there(settings, options, gpus)
 
         def work(store: Store, files: list[InputFile], plan: Plan) -> Iterator[Done]:
-            spread = spread_work(settings, options, gpus, ray.cluster_resources()["CPU"], plan)
+            spread = spread_work(settings, options, gpus, _cpus(), plan)
             recipe = Recipe(
                 replace(settings, threads=spread.threads),
                 checkpoint,
@@ -152,6 +152,10 @@ def spread_work(
         threads=settings.threads or max(1, int(cpus) // faces),
         segment_spans=max(1, min(SEGMENT_SPANS, spans // (SEGMENTS_PER_ACTOR * faces))),
     )
+
+
+def _cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 1.0))
 
 
 def _gpus(settings: Settings, options: ClusterOptions) -> int:

@@ -30,6 +30,10 @@ GONE_S = 60.0
 """So long after the driver's end something may be left of its Ray: seconds, on an idle machine."""
 
 
+NODE_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""A node of Ray ends with its agents; all its other processes are workers."""
+
+
 def tables(out: Path) -> str:
     """All cells of the results and of the videos table."""
     files = [out] if out.is_file() else sorted(out.rglob("*.parquet"))
@@ -92,11 +96,11 @@ def kill_worker(process: subprocess.Popen[bytes], moments: random.Random) -> str
 
 
 def _kind(process: psutil.Process) -> str | None:
-    """Name a process if it works for the run, rather than for Ray."""
+    """Name a process if it is a worker or a decoding child."""
     line = command(process)
     if "pipeline.decoder" in line:
         return "decoding child"
-    return line if line.startswith(("ray::MapWorker", "ray::Ledger")) else None
+    return line if line.startswith("ray::") and not line.startswith(NODE_AGENTS) else None
 
 
 def finished(out: Path) -> None:
