@@ -133,6 +133,9 @@ def _train_on_ray(
             result = trainer.fit()
         except TrainingFailedError as error:
             failure = error
+        except SystemExit as stopped:
+            # Ray takes Ctrl-C for itself, ends its workers, and then this process.
+            raise KeyboardInterrupt from stopped
         finally:
             told.put(None)
             listening.join()
