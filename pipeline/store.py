@@ -257,8 +257,7 @@ class Store:
     def _rows_change(self) -> bool:
         """Whether this run adds rows or takes some away: inputs may just have failed again."""
         pairs = ((new, self._kept.get(name)) for name, new in self._new.items())
-        gone = self._replaced - self._new.keys()
-        return bool(gone) or any(new.frames or (old and old.frames) for new, old in pairs)
+        return bool(self._replaced) or any(new.frames or (old and old.frames) for new, old in pairs)
 
     def _prepare(self, overwrite: bool) -> None:
         """Take up what an earlier run left, or refuse it."""

@@ -465,3 +465,15 @@ def test_another_file_of_the_same_name_is_not_taken_for_a_changed_one(out, tmp_p
     other = a_video(tmp_path / "tuesday", "clip.mp4", frames=SPAN)
     with opened(out) as store, pytest.raises(OutputError, match=r"another clip\.mp4"):
         store.record("clip.mp4", other.path)
+
+
+def test_overwriting_with_a_failure_leaves_no_old_rows(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    made = {"classes": EMOTIONS_8, "landmarks": "float32"}
+    with opened(out, **made) as store:
+        do(store, video)
+        store.finish()
+    with opened(out, overwrite=True, **made) as store:
+        store.fail("a.mp4", video.path, "broken now")
+        store.finish()
+    assert rows(out) == []
