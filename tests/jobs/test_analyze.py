@@ -1,0 +1,235 @@
+"""The Ray job gives the table of --local, whatever dies on the way, and leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from chaos import command, left_of
+from ray.cloudpickle import register_pickle_by_value
+
+import jobs.analyze
+from jobs.analyze import run, spread_work
+from jobs.cluster import ClusterError, ClusterOptions
+from jobs.messages import Found, Message
+from jobs.workers import FaceFinder
+from pipeline.inputs import Inputs, find_inputs
+from pipeline.local import Observer
+from pipeline.local import run as run_local
+from pipeline.plan import Plan
+from pipeline.results import read_records, read_table, videos_path
+from pipeline.settings import Settings
+from pipeline.video import Video
+
+SPARSE = Settings(stride=12)
+
+
+@pytest.fixture(scope="module")
+def inputs(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The four clips and one that is cut off before its index."""
+    folder = tmp_path_factory.mktemp("clips")
+    for clip in clips.iterdir():
+        (folder / clip.name).symlink_to(clip)
+    whole = (clips / "single_face.mp4").read_bytes()
+    (folder / "broken.mp4").write_bytes(whole[: len(whole) // 2])
+    return find_inputs([folder])
+
+
+@pytest.fixture(scope="module")
+def local(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("local") / "results.parquet"
+    run_local(inputs, out, SPARSE)
+    return tables(out)
+
+
+@pytest.fixture(scope="module")
+def fake_gpus() -> Iterator[None]:
+    """A Ray of two CPUs and two GPUs that are only counted."""
+    ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def tables(out: Path) -> str:
+    """All cells of the results and of the videos table."""
+    return repr((read_table(out).to_pylist(), read_records(videos_path(out))))
+
+
+def workers() -> list[psutil.Process]:
+    """The living workers of Ray below this process."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if command(one).startswith("ray::MapWorker")]
+
+
+class GpusInUse(Observer):
+    """Notes how many of Ray's GPUs are taken while spans are done."""
+
+    def __init__(self) -> None:
+        self.taken: set[float] = set()
+
+    def span_done(self, video: Video, frames: int, faces: int) -> None:
+        free = ray.available_resources().get("GPU", 0.0)
+        self.taken.add(ray.cluster_resources()["GPU"] - free)
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [
+        (ClusterOptions(gpus=0, face_actors=1), 0),
+        (ClusterOptions(gpus=0), 0),
+        (ClusterOptions(gpus=1, network_actors=2), 1),
+    ],
+    ids=["1 worker", "2 workers", "2 network workers on one GPU"],
+)
+def test_the_tables_are_those_of_local_in_every_cell(
+    options, gpus, inputs, local, fake_gpus, tmp_path
+):
+    observer = GpusInUse()
+    records = run(inputs, tmp_path / "results.parquet", SPARSE, observer=observer, options=options)
+    assert tables(tmp_path / "results.parquet") == local
+    status = {record.video: record.status for record in records}
+    assert status.pop("broken.mp4") == "failed"
+    assert set(status.values()) == {"ok"}
+    assert observer.taken == {gpus}
+
+
+class Killer(Observer):
+    """Kills a worker of Ray when the first video begins."""
+
+    def __init__(self) -> None:
+        self.killed: list[psutil.Process] = []
+
+    def video_begun(self, video: Video, frames: int, done: int) -> None:
+        if not self.killed:
+            self.killed = workers()[-1:]
+            self.killed[0].kill()
+
+
+def test_a_run_whose_worker_is_killed_ends_by_itself_with_the_same_tables(
+    inputs, local, fake_gpus, tmp_path
+):
+    killer = Killer()
+    out = tmp_path / "results.parquet"
+    run(inputs, out, SPARSE, observer=killer, options=ClusterOptions(gpus=0))
+    assert killer.killed
+    assert tables(out) == local
+
+
+class DeadlyFaceFinder(FaceFinder):
+    """Is killed by each span of `deadly.mp4`, and notes it beside the video."""
+
+    def answers(self, message: Message) -> Iterable[Message]:
+        for answer in super().answers(message):
+            if isinstance(answer, Found) and answer.faces.video == "deadly.mp4":
+                with message.video.path.with_suffix(".deaths").open("a") as deaths:
+                    deaths.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield answer
+
+
+def test_a_span_that_kills_its_worker_is_given_up_after_three_tries_and_the_rest_is_done(
+    clips, fake_gpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jobs.analyze, "FaceFinder", DeadlyFaceFinder)
+    register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    shutil.copy(clips / "single_face.mp4", tmp_path / "deadly.mp4")
+    shutil.copy(clips / "no_face.mp4", tmp_path / "harmless.mp4")
+    found = find_inputs([tmp_path / "deadly.mp4", tmp_path / "harmless.mp4"])
+    options = ClusterOptions(gpus=0)
+    records = run(found, tmp_path / "results.parquet", SPARSE, options=options)
+    deadly, harmless = records
+    assert (tmp_path / "deadly.deaths").read_text() == "xxx"
+    assert (deadly.status, deadly.frames) == ("failed", 0)
+    assert "6 of 6 sampled frames" in deadly.error
+    assert harmless.status == "ok"
+
+
+def test_more_gpus_than_there_are_and_a_certain_one_are_refused(inputs, fake_gpus, tmp_path):
+    out = tmp_path / "results.parquet"
+    with pytest.raises(ClusterError, match="--gpus 5: Ray finds 2"):
+        run(inputs, out, SPARSE, options=ClusterOptions(gpus=5))
+    with pytest.raises(ClusterError, match="--device cuda:1"):
+        run(inputs, out, Settings(device="cuda:1"))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 16, 1000])
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+@pytest.mark.parametrize("frames", [0, 72, 10_000, 10_000_000])
+def test_no_pool_asks_for_what_is_not_there_and_no_actor_is_without_work(cpus, gpus, frames):
+    plan = Plan(inputs=1, unreadable=0, seconds=1.0, frames=frames, bytes=0)
+    spread = spread_work(Settings(), ClusterOptions(), gpus, cpus, plan)
+    actors = spread.face_actors + spread.network_actors + 1
+    assert actors * spread.cpus_each < cpus
+    assert spread.cpus_each > 0
+    assert spread.network_actors * spread.gpus_each == gpus
+    spans = max(1, frames / 128)
+    assert spread.face_actors * spread.segment_spans < spans + spread.face_actors
+    assert spread.face_actors == cpus or spread.face_actors >= spans / 2
+    assert spread.threads * spread.face_actors <= max(cpus, spread.face_actors)
+
+
+def emopipe(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a command as a shell on a terminal does: in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "analyze", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def at_work(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait until a run's decoding children are there; all its processes."""
+    parent = psutil.Process(process.pid)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        below = parent.children(recursive=True)
+        finders = [one for one in below if command(one).startswith("ray::MapWorker")]
+        if any("pipeline.decoder" in command(c) for one in finders for c in one.children()):
+            return below
+        time.sleep(0.1)
+    raise AssertionError("the run did not get to work")
+
+
+@pytest.mark.parametrize("cpus", [1, 16])
+def test_one_cpu_is_enough_and_more_than_there_are_do_no_harm(cpus, clips, tmp_path):
+    out = tmp_path / "results.parquet"
+    process = emopipe(clips / "no_face.mp4", "--stride", 12, "--cpus", cpus, "--out", out)
+    said, complained = process.communicate(timeout=200)
+    assert process.returncode == 0, complained
+    assert said.startswith("1 ok, 0 partial, 0 failed: 8 frames, 0 faces")
+    expected = ("model emonet-lite", "1 input", "0/1 videos", "1/1 videos")
+    assert all(line.startswith(expected) for line in complained.splitlines()), complained
+
+
+def test_ctrl_c_stops_within_seconds_and_leaves_only_what_can_be_gone_on_with(clips, tmp_path):
+    out = tmp_path / "results.parquet"
+    process = emopipe(clips, "--out", out)
+    below = at_work(process)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, complained = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 130, complained
+    assert "stopped; the same command goes on from here" in complained
+    assert "Traceback" not in complained
+    assert "ray" not in complained.lower()
+    assert left_of(below) == []
+    assert not out.exists()
+    assert (tmp_path / "results.parquet.partial" / "run.json").exists()
+
+
+def test_nothing_lives_on_when_the_driver_is_killed(clips, tmp_path):
+    process = emopipe(clips, "--out", tmp_path / "results.parquet")
+    below = at_work(process)
+    process.kill()
+    process.communicate()
+    assert left_of(below) == []
