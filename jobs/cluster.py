@@ -1,24 +1,15 @@
 """Ray for one run: started on this machine, or a cluster joined by its address."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import ray
+
 from emonet.errors import EmopipeError
 from pipeline.local import cores
-
-# Ray reads these when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Its workers are this run's work. At Ray's niceness of 15 they starve beside anything else.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# What its processes report (that a worker died, say) it would print to standard output, among ours.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-
-import ray
 
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 40 spans of 256 px crops."""
