@@ -31,7 +31,7 @@ the cost is a fraction of a step."""
 _EMOTION_BRANCH = ("conv1x1_input_emo_2", "emo_net_2", "emo_fc_2")
 _LAST_LAYER = "emo_fc_2.3"
 _TOLERATED = 0.1  # error of valence or arousal up to which the penalty is quadratic
-_HEATMAP_WEIGHT = 0.1  # a Gaussian of one cell has the squared sum π; valence's scale is 1
+_HEATMAP_WEIGHT = 0.2  # a Gaussian of one cell has the squared sum π; valence's scale is 1
 
 
 class Batch(NamedTuple):
@@ -204,8 +204,10 @@ def _departure(out: Any, held: Any, *, heatmaps: bool) -> Tensor:
         far = far + F.smooth_l1_loss(said, target, beta=_TOLERATED)
     if heatmaps:
         for name in ("heatmaps", "first_heatmaps"):
-            errors = getattr(out, name)[::KEEP_EVERY].float() - getattr(held, name).float()
-            far = far + _HEATMAP_WEIGHT * errors.square().sum(dim=(2, 3)).mean()
+            said, target = getattr(out, name)[::KEEP_EVERY].float(), getattr(held, name).float()
+            # Heatmaps burst on a few pictures, to hundredfold errors when squared.
+            errors = F.smooth_l1_loss(said, target, reduction="none")
+            far = far + _HEATMAP_WEIGHT * errors.sum(dim=(2, 3)).mean()
     return far
 
 
