@@ -28,6 +28,7 @@ from emonet.training import Epoch, Trainer
 from jobs import plots
 from jobs.scorecard import class_table, judged_as_json, summary_table
 from jobs.train import OnStep, Place, train
+from pipeline.settings import DEFAULT_MODEL
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
@@ -85,15 +86,25 @@ def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Conso
 
     goal = replace(described, classes=faces.classes, sha256="", made=settings)
     make = partial(
-        make_trainer, job=job, faces=faces, split=split, start=start, known=described.classes
+        make_trainer,
+        job=job,
+        faces=faces,
+        split=split,
+        start=start,
+        known=described.classes,
+        goal=goal,
     )
     with _Shown(console, job.training, folder / METRICS) as shown:
-        state = train(partial(make, goal=goal), folder, job.place, shown)
+        state = train(make, folder, job.place, shown)
 
     network = EmoNet(len(faces.classes), described.width)
     network.load_state_dict(state["best"])
     goal = _described(goal, described, job)
-    judged = _judge(network, goal, faces, split)
+    # Judged is what will be loaded, in half precision.
+    checkpoints.save(network, goal, folder / BEST)
+    network, _ = checkpoints.load(folder / BEST)
+    predictor = Predictor(network, goal, "auto", "float32")
+    judged = judge(predictor, faces, split.tests, split.known)
     history = [Epoch(**epoch) for epoch in state["history"]]
     kept = max((e for e in history if e.best), key=lambda e: e.score)
     scores = {
@@ -106,7 +117,7 @@ def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Conso
     checkpoints.save(network, goal, folder / BEST)
     _write(folder / SCORES, json.dumps(scores, indent=2))
     _write_metrics(history, folder / METRICS)
-    _draw(folder, history, network, goal, faces, split)
+    _draw(folder / PLOTS, history, predictor, faces, split)
     _close(console, folder, judged, scores)
 
 
@@ -132,6 +143,8 @@ def make_trainer(
         goal: describes the network to be trained.
     """
     device = resolve_device("cuda" if job.place.gpu else "cpu")
+    # First of all: the task moves the start model to the device.
+    network = begin(start, known, faces.classes, job.tuning.trained, job.training.seed)
     task = FineTuningTask(
         faces,
         split,
@@ -143,7 +156,6 @@ def make_trainer(
         device,
         job.training.precision,
     )
-    network = begin(start, known, faces.classes, job.tuning.trained, job.training.seed)
     return Trainer(network, task, job.training, device, on_step)
 
 
@@ -157,7 +169,7 @@ def training_precision(precision: str, *, gpu: bool) -> str:
 
 
 def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
-    model, described = open_model(job.start or "emonet-lite")
+    model, described = open_model(job.start or DEFAULT_MODEL)
     if job.start:
         return model, described
     model, random = random_weights(
@@ -257,12 +269,6 @@ def _described(goal: Checkpoint, start: Checkpoint, job: Job) -> Checkpoint:
     )
 
 
-def _judge(network: EmoNet, goal: Checkpoint, faces: FaceSet, split: Split) -> list[Judged]:
-    # What is written is in half precision: judged is what will be loaded.
-    predictor = Predictor(network.half().float(), goal, "auto", "float32")
-    return judge(predictor, faces, split.tests, split.known)
-
-
 def _short(scores: dict[str, Any], judged: list[Judged]) -> dict[str, Any]:
     """The scores that go into the checkpoint."""
     return {
@@ -283,18 +289,12 @@ def _short(scores: dict[str, Any], judged: list[Judged]) -> dict[str, Any]:
 
 
 def _draw(
-    folder: Path,
-    history: list[Epoch],
-    network: EmoNet,
-    goal: Checkpoint,
-    faces: FaceSet,
-    split: Split,
+    drawn: Path, history: list[Epoch], predictor: Predictor, faces: FaceSet, split: Split
 ) -> None:
     """Draw the course of the training, and the answers to each test without copies, mirrored."""
-    drawn = folder / PLOTS
     drawn.mkdir(exist_ok=True)
     plots.curves(history, drawn / "curves.png")
-    predictor, classes = Predictor(network, goal, "auto", "float32"), faces.classes
+    classes = faces.classes
     for test, every in split.tests.items():
         rows = every[~split.known[test]]
         if not len(rows):
