@@ -11,6 +11,7 @@ A pass over the inputs ends early when a worker dies; the next takes up what is 
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -193,13 +194,15 @@ def _passes(book: Bookkeeper, recipe: Recipe, spread: Spread) -> Iterator[Done]:
         ledger = ray.remote(num_cpus=0, max_restarts=0)(Ledger).remote()
         pools = _pools(todo, book, replace(recipe, ledger=ledger), spread)
         try:
-            for message in _messages(todo, pools):
+            for message in _messages(todo, pools, ledger):
                 if done := book.take(message):
                     yield done
         except RayError as error:
             actor = error.actor_id if isinstance(error, RayActorError) else None
             if done := book.died(_begun(ledger), actor, _last_line(error)):
                 yield done
+        finally:
+            _dismiss(ledger)
 
 
 def _pools(
@@ -221,7 +224,9 @@ def _pools(
     ]
 
 
-def _messages(todo: Sequence[Task | Segment], pools: Sequence[Pool]) -> Iterator[Message]:
+def _messages(
+    todo: Sequence[Task | Segment], pools: Sequence[Pool], ledger: ray.actor.ActorHandle
+) -> Iterator[Message]:
     """Run the pools over what is to be done and yield what they say, as it comes."""
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = SCHEDULING_BYTES
@@ -232,7 +237,7 @@ def _messages(todo: Sequence[Task | Segment], pools: Sequence[Pool]) -> Iterator
     for pool in pools:
         rows = rows.map_batches(
             Worker,
-            fn_constructor_args=(pool.stages,),
+            fn_constructor_args=(ledger, pool.stages),
             compute=ray.data.ActorPoolStrategy(size=pool.size),
             batch_size=1,
             batch_format="numpy",
@@ -254,6 +259,14 @@ def _begun(ledger: ray.actor.ActorHandle) -> dict[str, tuple[str, int]]:
     except RayError:
         return {}
     return begun
+
+
+def _dismiss(ledger: ray.actor.ActorHandle) -> None:
+    """End a pass's workers: Ray Data lets them finish what they are at, for nobody."""
+    with suppress(RayError):
+        for worker in ray.get(ledger.workers.remote()):
+            ray.kill(worker)
+    ray.kill(ledger)
 
 
 def _last_line(error: BaseException) -> str:

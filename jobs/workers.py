@@ -40,10 +40,12 @@ class Worker:
     """An actor of Ray Data: takes each message through its stages, one after the other.
 
     Args:
+        ledger: where it enters itself, to be dismissed at the end of the pass.
         stages: what makes each stage.
     """
 
-    def __init__(self, stages: Sequence[Callable[[], Stage]]) -> None:
+    def __init__(self, ledger: Any, stages: Sequence[Callable[[], Stage]]) -> None:
+        ray.get(ledger.join.remote(ray.get_runtime_context().current_actor))
         self._stages = [make() for make in stages]
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ from pipeline.local import run as run_local
 from pipeline.plan import Plan
 from pipeline.results import read_records, read_table, videos_path
 from pipeline.settings import Settings
+from pipeline.store import partial_path
 from pipeline.video import Video
 
 SPARSE = Settings(stride=12)
@@ -186,16 +187,13 @@ def emopipe(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def at_work(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Wait until a run's decoding children are there; all its processes."""
-    parent = psutil.Process(process.pid)
-    deadline = time.monotonic() + 120
+def at_work(process: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
+    """Wait until a run's first span is there; all its processes."""
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        below = parent.children(recursive=True)
-        finders = [one for one in below if command(one).startswith("ray::MapWorker")]
-        if any("pipeline.decoder" in command(c) for one in finders for c in one.children()):
-            return below
-        time.sleep(0.1)
+        if any(partial_path(out).glob("*/*.parquet")):
+            return psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
     raise AssertionError("the run did not get to work")
 
 
@@ -213,7 +211,7 @@ def test_one_cpu_is_enough_and_more_than_there_are_do_no_harm(cpus, clips, tmp_p
 def test_ctrl_c_stops_within_seconds_and_leaves_only_what_can_be_gone_on_with(clips, tmp_path):
     out = tmp_path / "results.parquet"
     process = emopipe(clips, "--out", out)
-    below = at_work(process)
+    below = at_work(process, out)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, complained = process.communicate(timeout=60)
@@ -224,12 +222,13 @@ def test_ctrl_c_stops_within_seconds_and_leaves_only_what_can_be_gone_on_with(cl
     assert "ray" not in complained.lower()
     assert left_of(below) == []
     assert not out.exists()
-    assert (tmp_path / "results.parquet.partial" / "run.json").exists()
+    assert {path.name for path in partial_path(out).iterdir()} > {"run.json"}
 
 
 def test_nothing_lives_on_when_the_driver_is_killed(clips, tmp_path):
-    process = emopipe(clips, "--out", tmp_path / "results.parquet")
-    below = at_work(process)
+    out = tmp_path / "results.parquet"
+    process = emopipe(clips, "--out", out)
+    below = at_work(process, out)
     process.kill()
     process.communicate()
     assert left_of(below) == []
