@@ -88,13 +88,13 @@ def _train_here(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher)
 def _train_on_ray(
     make: MakeTrainer, folder: Path, place: Place, watcher: Watcher
 ) -> dict[str, Any]:
-    from jobs.cluster import ClusterError, ClusterOptions, ray_session  # first: quietens Ray
-
-    # isort: split
+    # Loaded here: training in this process needs no Ray.
     import ray
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+
+    from jobs.cluster import ClusterError, ClusterOptions, ray_session
 
     options = ClusterOptions(place.address, place.cpus, None if place.gpu else 0)
     with ray_session(options):
