@@ -90,11 +90,12 @@ def test_a_video_without_sampled_frames_is_committed_when_planned(out, tmp_path)
         files = [InputFile(video.path, video.name)]
         book = Bookkeeper(store, files, lambda _: np.zeros(0, np.int64), 2, Observer())
         (record,) = committed(book, [planned(video)])
-        assert (record.status, record.frames) == ("ok", 0)
+        assert (record.status, record.frames) == ("failed", 0)
+        assert "no frame lies between --start and --end" in record.error
         assert book.todo() == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_the_order_of_messages_does_not_matter(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("order")
@@ -138,7 +139,7 @@ def test_the_order_of_messages_does_not_matter(data, tmp_path_factory):
     assert {r.error for r in records} == {
         None,
         "it is no video",
-        "8 of 16 sampled frames could not be decoded (it crashed)",
+        "8 of 16 sampled frames could not be had (it crashed)",
     }
 
 
@@ -155,7 +156,7 @@ class Counting(Observer):
         self.frames += frames
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(order=st.permutations(range(5)), stop=st.integers(0, 5))
 def test_a_stopped_run_goes_on_and_counts_each_frame_once(order, stop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resumed")
@@ -237,7 +238,7 @@ def test_why_a_span_was_lost_is_known_in_the_next_run(out, tmp_path):
     with opened(out) as store:
         book = book_of(store, [video])
         (record,) = committed(book, [planned(video), rows(store, video, 1)])
-    assert record.error == "4 of 8 sampled frames could not be decoded (it hung)"
+    assert record.error == "4 of 8 sampled frames could not be had (it hung)"
 
 
 def test_workers_that_die_before_they_begin_anything_end_the_run_with_a_sentence(out, tmp_path):
@@ -259,7 +260,7 @@ def test_books_of_many_spans_take_time_and_memory_in_proportion(videos, tmp_path
         drive(tmp_path / f"{spans}", videos, spans * SPAN // videos)
         return time.process_time() - began
 
-    few = min(cost(600), cost(630))
+    few = cost(600)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     many = cost(3000)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib
