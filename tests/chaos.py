@@ -84,7 +84,9 @@ def left_of(processes: list[psutil.Process]) -> list[str]:
 def command(process: psutil.Process) -> str:
     """A process's command line; empty when it has ended, reaped or not."""
     try:
-        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+        return (
+            "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline()).strip()
+        )
     except psutil.Error:
         return ""
 
