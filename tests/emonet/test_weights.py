@@ -166,7 +166,7 @@ def test_fetch_keeps_what_is_here_and_right(tiny: WeightFile, server: Server) ->
 def test_fetch_survives_a_passing_fault(
     tiny: WeightFile, server: Server, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(weights, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(weights, "STALL_TIMEOUT", 1.0)
     server.script = [fault, fault]
     assert weights.fetch("tiny").read_bytes() == CONTENT
     assert len(server.ranges) == 3
@@ -176,7 +176,7 @@ def test_fetch_survives_a_passing_fault(
 def test_fetch_resumes_where_the_connection_broke(
     tiny: WeightFile, server: Server, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(weights, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(weights, "STALL_TIMEOUT", 1.0)
     server.script = [fault]
     weights.fetch("tiny")
     assert server.ranges == [None, f"bytes={HALF}-"]
