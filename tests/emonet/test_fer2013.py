@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from made_fer2013 import csv_text, face_set, pictures, write_csv
 from PIL import Image
@@ -138,7 +138,10 @@ def test_no_picture_stands_on_two_sides(usage, copies, validation, seed):
     faces = face_set(60, np.array(usage, np.int8))
     for source, target in copies:
         faces.images[target] = faces.images[source]
-    divided = fer2013.split(faces, seed, validation)
+    try:
+        divided = fer2013.split(faces, seed, validation)
+    except DataError:  # so many copies that nothing is left to hold out
+        reject()
 
     tests = np.concatenate(list(divided.tests.values()))
     for one, other in pairwise((tests, divided.validation, divided.train, tests)):

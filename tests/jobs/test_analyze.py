@@ -16,6 +16,7 @@ from chaos import command, left_of
 from ray.cloudpickle import register_pickle_by_value
 
 import jobs.analyze
+from emonet.weights import locate
 from jobs.analyze import run, spread_work
 from jobs.cluster import ClusterError, ClusterOptions
 from jobs.messages import Found, Message
@@ -99,6 +100,29 @@ def test_the_tables_are_those_of_local_in_every_cell(
     assert status.pop("broken.mp4") == "failed"
     assert set(status.values()) == {"ok"}
     assert observer.taken == {gpus}
+
+
+class WeightsRemover(Observer):
+    """Removes the files of weights as soon as the driver has read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
+        shutil.rmtree(self.folder)
+
+
+def test_workers_need_no_file_of_weights(clips, shared, fake_gpus, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    model = shutil.copy(locate("emonet-lite"), folder / "mine.safetensors")
+    yunet = shutil.copy(shared / "weights" / "face_detection_yunet_2023mar.onnx", folder)
+    settings = Settings(model=str(model), detector="yunet", detector_weights=Path(yunet), stride=24)
+    found, out = find_inputs([clips / "single_face.mp4"]), tmp_path / "results.parquet"
+    remover = WeightsRemover(folder)
+    [record] = run(found, out, settings, observer=remover, options=ClusterOptions(gpus=0))
+    assert not folder.exists()
+    assert (record.status, record.frames, record.faces) == ("ok", 3, 3)
 
 
 class Killer(Observer):
