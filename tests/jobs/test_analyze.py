@@ -99,7 +99,7 @@ def test_the_tables_are_those_of_local_in_every_cell(
     status = {record.video: record.status for record in records}
     assert status.pop("broken.mp4") == "failed"
     assert set(status.values()) == {"ok"}
-    assert observer.taken == {gpus}
+    assert max(observer.taken) == gpus  # Ray counts with some delay
 
 
 class WeightsRemover(Observer):
