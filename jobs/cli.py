@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from emonet.errors import EmopipeError
+from jobs import EXIT_INTERRUPTED
 from jobs.doctor import doctor
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
@@ -21,7 +22,6 @@ from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
 from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, PRECISIONS, Settings
 
 EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class _Sentences(click.Group):
@@ -183,7 +183,11 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--cpus", type=click.IntRange(1), help="CPUs for the run.  [default: all]")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs for the network.  [default: all]")
 @click.option("--face-actors", type=click.IntRange(1), help="Workers that decode and detect.")
-@click.option("--network-actors", type=click.IntRange(1), help="Workers that run the network.")
+@click.option(
+    "--network-actors",
+    type=click.IntRange(1),
+    help="Workers of their own for the network.  [default: one a GPU]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing summary as JSON.")

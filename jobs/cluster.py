@@ -29,7 +29,8 @@ class ClusterOptions:
         cpus: CPUs of the Ray that is started; None for all of this machine's.
         gpus: GPUs for the network; None for all there are.
         face_actors: actors that decode, detect and align; None for what the CPUs take.
-        network_actors: actors that run the network; None for one a GPU, or what the CPUs take.
+        network_actors: actors of their own for the network; None for one a GPU, and where there
+            is no GPU for none: the face actors run it too.
     """
 
     address: str | None = None

@@ -10,9 +10,8 @@ import click
 from rich.console import Console
 
 from emonet.recipe import BALANCES, BATCH_NORMS, PARTS, PRECISIONS, FineTuning, TrainingSettings
+from jobs import EXIT_INTERRUPTED
 from pipeline.settings import DEFAULT_MODEL
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 _TRAINING = {field.name: field.default for field in fields(TrainingSettings)}
 _TUNING = {field.name: field.default for field in fields(FineTuning)}
