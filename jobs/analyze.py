@@ -9,31 +9,38 @@ driver alone writes.
 A pass over the inputs ends early when a worker dies; the next takes up what is missing.
 """
 
+from __future__ import annotations
+
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from emonet.checkpoint import open_model
 from jobs.bookkeeper import Bookkeeper, Done
 from jobs.cluster import ClusterError, ClusterOptions, ray_session
 from jobs.ledger import Ledger
 from jobs.messages import Message, Segment, Task
-from jobs.workers import FaceFinder, NetworkRunner, Prober, Recipe, Stage, Worker
+from jobs.workers import FaceFinder, NetworkRunner, Prober, Recipe, Stage, Worker, probed
+from pipeline.conduct import Observer, conduct
+from pipeline.decoder import Decoder
 from pipeline.faces import weights_files
 from pipeline.inputs import InputFile, Inputs
-from pipeline.local import Observer, conduct
 from pipeline.plan import Plan
 from pipeline.results import VideoRecord
-from pipeline.settings import Settings, resolved
-from pipeline.stages import sampler
+from pipeline.settings import Settings, resolved, sampler
 from pipeline.store import Store
 from pipeline.video import SPAN_FRAMES
+
+if TYPE_CHECKING:
+    from emonet.checkpoint import Checkpoint
+    from emonet.model import EmoNet
 
 SEGMENT_SPANS = 16
 """Most spans of a segment: what one actor decodes in one go, from one seek."""
@@ -44,6 +51,10 @@ SEGMENTS_PER_ACTOR = 4
 CPUS_IN_USE = 0.9
 """Share of the CPUs that the actors ask for: pools that hold all CPUs starve Ray Data's own tasks
 (ray-project/ray#44687)."""
+
+PROBED_HERE_BYTES = 2**28
+"""Inputs of so many bytes in all, or fewer, the driver probes itself: they are read and hashed in
+less time than an actor takes to start, 1 to 2 s."""
 
 SCHEDULING_BYTES = 1
 """Ray Data joins rows into blocks up to this size: each row is passed on at once."""
@@ -107,27 +118,36 @@ def run(
     """
     options = options or ClusterOptions()
     observer = observer or Observer()
+    with ThreadPoolExecutor(1) as beside:
+        # PyTorch takes seconds to load, and Ray to start: it is for other processes that it waits.
+        loading = beside.submit(_weights, settings)
+        with ray_session(options):
+            model, checkpoint, detector_files = loading.result()
+            gpus = _gpus(settings, options)
+            settings = _resolved_there(settings, options, gpus)
+
+            def work(store: Store, files: list[InputFile], plan: Plan) -> Iterator[Done]:
+                spread = spread_work(settings, options, gpus, _cpus(), plan)
+                recipe = Recipe(
+                    replace(settings, threads=spread.threads),
+                    checkpoint,
+                    ray.put(model),
+                    ray.put(detector_files),
+                    ledger=None,
+                )
+                book = Bookkeeper(store, files, sampler(settings), spread.segment_spans, observer)
+                return _passes(book, recipe, spread)
+
+            return conduct(inputs, out, settings, checkpoint, overwrite, observer, work)
+
+
+def _weights(settings: Settings) -> tuple[EmoNet, Checkpoint, dict[str, bytes]]:
+    """Load PyTorch and the network, and read the detector's files, so that no worker needs any."""
+    from emonet.checkpoint import open_model
+
     model, checkpoint = open_model(settings.model, settings.classes)
-    # Read here, so that no worker needs the files.
     files = weights_files(settings.detector, settings.detector_weights)
-    detector_files = {name: path.read_bytes() for name, path in files.items()}
-    with ray_session(options):
-        gpus = _gpus(settings, options)
-        settings = _resolved_there(settings, options, gpus)
-
-        def work(store: Store, files: list[InputFile], plan: Plan) -> Iterator[Done]:
-            spread = spread_work(settings, options, gpus, _cpus(), plan)
-            recipe = Recipe(
-                replace(settings, threads=spread.threads),
-                checkpoint,
-                ray.put(model),
-                ray.put(detector_files),
-                ledger=None,
-            )
-            book = Bookkeeper(store, files, sampler(settings), spread.segment_spans, observer)
-            return _passes(book, recipe, spread)
-
-        return conduct(inputs, out, settings, checkpoint, overwrite, observer, work)
+    return model, checkpoint, {name: path.read_bytes() for name, path in files.items()}
 
 
 def spread_work(
@@ -191,6 +211,10 @@ def _resolved_there(settings: Settings, options: ClusterOptions, gpus: int) -> S
 def _passes(book: Bookkeeper, recipe: Recipe, spread: Spread) -> Iterator[Done]:
     """Pass over what is missing until nothing is."""
     while todo := book.todo():
+        tasks = [one for one in todo if isinstance(one, Task)]
+        if tasks and sum(task.file.bytes for task in tasks) <= PROBED_HERE_BYTES:
+            yield from _probed_here(tasks, book)
+            continue
         ledger = ray.remote(num_cpus=0, max_restarts=0)(Ledger).remote()
         pools = _pools(todo, book, replace(recipe, ledger=ledger), spread)
         try:
@@ -203,6 +227,13 @@ def _passes(book: Bookkeeper, recipe: Recipe, spread: Spread) -> Iterator[Done]:
                 yield done
         finally:
             _dismiss(ledger)
+
+
+def _probed_here(tasks: Sequence[Task], book: Bookkeeper) -> Iterator[Done]:
+    with Decoder() as decoder:
+        for task in tasks:
+            if done := book.take(probed(task, decoder)):
+                yield done
 
 
 def _pools(
@@ -265,7 +296,7 @@ def _dismiss(ledger: ray.actor.ActorHandle) -> None:
     """End a pass's workers: Ray Data lets them finish what they are at, for nobody."""
     with suppress(RayError):
         for worker in ray.get(ledger.workers.remote()):
-            ray.kill(worker)
+            ray.kill(pickle.loads(worker))
     ray.kill(ledger)
 
 

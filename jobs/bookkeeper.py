@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
 from jobs.messages import Failed, Lost, Message, Planned, Redo, Rows, Segment, Task, segments
+from pipeline.conduct import TRIES, Observer
 from pipeline.inputs import InputFile
-from pipeline.local import Observer
 from pipeline.results import VideoRecord
-from pipeline.stages import TRIES
 from pipeline.store import Store, part_key
 from pipeline.video import Video, spans_of
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import ray
 
 from emonet.errors import EmopipeError
-from pipeline.local import cores
+from pipeline.conduct import cores
 
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 40 spans of 256 px crops."""

@@ -76,7 +76,7 @@ def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
 
 
 def _machine() -> str:
-    from pipeline.local import cores
+    from pipeline.conduct import cores
 
     memory = psutil.virtual_memory()
     return (

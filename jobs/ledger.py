@@ -1,17 +1,15 @@
 """The ledger of a pass: who works, and at what. Next to nothing is loaded for it."""
 
-from typing import Any
-
 
 class Ledger:
     """Remembers which span each worker began last, beyond the worker's death."""
 
     def __init__(self) -> None:
-        self._workers: list[Any] = []
+        self._workers: list[bytes] = []
         self._begun: dict[str, tuple[str, int]] = {}
 
-    def join(self, worker: Any) -> None:
-        """Note that a worker, given by its handle, takes part."""
+    def join(self, worker: bytes) -> None:
+        """Note that a worker takes part. Its handle stays pickled: to open it loads Ray Data."""
         self._workers.append(worker)
 
     def begin(self, actor: str, key: str, span: int) -> None:
@@ -22,6 +20,6 @@ class Ledger:
         """Return what each worker began last, by its actor."""
         return self._begun
 
-    def workers(self) -> list[Any]:
-        """Return the handles of all that ever took part."""
+    def workers(self) -> list[bytes]:
+        """Return the pickled handles of all that ever took part."""
         return self._workers

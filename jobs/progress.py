@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.conduct import Observer
 from pipeline.inputs import InputFile, Inputs
-from pipeline.local import Observer
 from pipeline.plan import Plan
 from pipeline.results import VideoRecord
 from pipeline.video import Video
@@ -87,7 +87,7 @@ class RunProgress(Observer):
 
     def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
         """Name the inputs passed over, and say what there is to do."""
-        self._bytes = {file.name: _bytes(file) for file in inputs.files}
+        self._bytes = {file.name: file.bytes for file in inputs.files}
         self._bytes_all = sum(self._bytes.values())
         self._videos, self._done = len(inputs.files), done
         for skipped in inputs.skipped:
@@ -155,7 +155,3 @@ class RunProgress(Observer):
                     f"nothing has moved for {now - self._moved:.0f} s; waiting for "
                     f"{', '.join(waiting) or 'the first frames'}"
                 )
-
-
-def _bytes(file: InputFile) -> int:
-    return file.path.stat().st_size if file.path.exists() else 0

@@ -45,7 +45,8 @@ class Worker:
     """
 
     def __init__(self, ledger: Any, stages: Sequence[Callable[[], Stage]]) -> None:
-        ray.get(ledger.join.remote(ray.get_runtime_context().current_actor))
+        this = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
+        ray.get(ledger.join.remote(this))
         self._stages = [make() for make in stages]
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,6 +62,15 @@ def _through(stages: Sequence[Stage], message: Message) -> Iterator[Message]:
         return
     for answer in stages[0].answers(message):
         yield from _through(stages[1:], answer)
+
+
+def probed(task: Task, decoder: Decoder) -> Planned | Failed:
+    """Probe an input."""
+    file = task.file
+    try:
+        return Planned(file, decoder.probe(file.path, file.name, task.backend))
+    except (VideoError, DecodeError) as error:
+        return Failed(file, str(error))
 
 
 class Prober:
@@ -88,13 +98,11 @@ class Prober:
         if not isinstance(message, Task):
             yield message
             return
-        file = message.file
-        try:
-            video = self._decoder.probe(file.path, file.name, message.backend)
-        except (VideoError, DecodeError) as error:
-            yield Failed(file, str(error))
+        found = probed(message, self._decoder)
+        yield found
+        if isinstance(found, Failed):
             return
-        yield Planned(file, video)
+        video = found.video
         here = self._here.get(part_key(video), set())
         spans = spans_of(self._sampling(video))
         missing = {span: numbers for span, numbers in spans.items() if span not in here}
@@ -138,15 +146,16 @@ class FaceFinder:
 
         use_threads(recipe.settings.threads)
         self._recipe = recipe
-        self._folder = tempfile.TemporaryDirectory(prefix="emopipe-weights-")
-        weights_folder = Path(self._folder.name)
-        for name, content in ray.get(recipe.detector_files).items():
-            (weights_folder / name).write_bytes(content)
-        self._stage = FaceStage(
-            replace(recipe.settings, detector_weights=weights_folder),
-            recipe.checkpoint.crop,
-            recipe.checkpoint.input_size,
-        )
+        # Detectors read their files when they are made. Gone right after that, the files are not
+        # left behind by a worker that is killed.
+        with tempfile.TemporaryDirectory(prefix="emopipe-weights-") as folder:
+            for name, content in ray.get(recipe.detector_files).items():
+                Path(folder, name).write_bytes(content)
+            self._stage = FaceStage(
+                replace(recipe.settings, detector_weights=Path(folder)),
+                recipe.checkpoint.crop,
+                recipe.checkpoint.input_size,
+            )
 
     def answers(self, message: Message) -> Iterable[Message]:
         """Decode, detect and align, telling the ledger what is begun."""

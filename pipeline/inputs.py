@@ -34,6 +34,11 @@ class InputFile:
     path: Path
     name: str
 
+    @property
+    def bytes(self) -> int:
+        """Its size; 0 where it is gone."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -1,8 +1,7 @@
 """Inputs to an output, in this process: the plain loop, and its door from Python."""
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,18 @@ from typing import Any
 import cv2
 import torch
 
-from emonet.checkpoint import Checkpoint, open_model
+from emonet.checkpoint import open_model
 from emonet.predictor import Predictor
+from pipeline.conduct import Observer, conduct, cores
 from pipeline.decoder import DecodeError
 from pipeline.faces import Selection
 from pipeline.inputs import InputFile, Inputs, find_inputs
-from pipeline.plan import Plan, plan
+from pipeline.plan import Plan
 from pipeline.results import Results, SpanFaces, VideoRecord, read_results
-from pipeline.settings import Settings, describe, resolved
-from pipeline.stages import EmotionStage, FaceStage, LostSpan, sampler
-from pipeline.store import Store, open_store, part_key
+from pipeline.settings import Settings, resolved, sampler
+from pipeline.stages import EmotionStage, FaceStage, LostSpan
+from pipeline.store import Store, part_key
 from pipeline.video import Video, VideoError, spans_of
-
-
-class Observer:
-    """Is told how a run goes on; this one does nothing with it."""
-
-    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
-        """The run begins; an earlier one finished `done` inputs, `ahead` is left."""
-
-    def video_begun(self, video: Video, frames: int, done: int) -> None:
-        """A video begins: so many sampled frames, of which so many were done earlier."""
-
-    def span_done(self, video: Video, frames: int, faces: int) -> None:
-        """So many more frames and faces of a video are done."""
-
-    def video_done(self, file: InputFile, record: VideoRecord) -> None:
-        """A video is committed."""
 
 
 def analyze(
@@ -105,57 +89,6 @@ def run(
                 yield file, stages.video(file, store, observer)
 
         return conduct(inputs, out, settings, checkpoint, overwrite, observer, work)
-
-
-def conduct(
-    inputs: Inputs,
-    out: Path,
-    settings: Settings,
-    checkpoint: Checkpoint,
-    overwrite: bool,
-    observer: Observer,
-    work: Callable[[Store, list[InputFile], Plan], Iterator[tuple[InputFile, VideoRecord]]],
-) -> list[VideoRecord]:
-    """Open the output, have what is not there yet worked off, and put the results in place.
-
-    Args:
-        inputs: what to analyze.
-        out: results file or folder.
-        settings: as `resolved` gave them.
-        checkpoint: of the network.
-        overwrite: start anew.
-        observer: is told how it goes on.
-        work: does inputs, of which the plan tells how long they are, in any order, and yields
-            each with its record once it is committed.
-
-    Returns:
-        One record for each input, in their order.
-
-    Raises:
-        EmopipeError: the output cannot be used, or `work` raised it.
-    """
-    description = describe(settings, checkpoint)
-    with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
-        records = {
-            file.name: record
-            for file in inputs.files
-            if (record := store.record(file.name, file.path))
-        }
-        todo = [file for file in inputs.files if file.name not in records]
-        ahead = plan(todo, settings)
-        observer.begun(inputs, len(records), ahead)
-        for file, record in work(store, todo, ahead):
-            records[file.name] = record
-            observer.video_done(file, record)
-        store.finish()
-    return [records[file.name] for file in inputs.files]
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def use_threads(threads: int | None) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
 from emonet.files import sha256_of
 from pipeline.align import CropMode
 from pipeline.faces import DETECTORS, LONG_SIDE, Selection, weights_files
 from pipeline.results import LANDMARK_TYPES
+from pipeline.video import Video, sample
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
     from emonet.checkpoint import Checkpoint
@@ -114,6 +120,17 @@ def resolved(settings: Settings) -> Settings:
         device=str(device),
         precision=resolve_precision(settings.precision, device),
         faces_per_batch=settings.faces_per_batch or FACES_PER_BATCH[device.type],
+    )
+
+
+def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
+    """Return what gives a video's frame numbers that the settings ask for, ascending."""
+    return partial(
+        sample,
+        stride=settings.stride,
+        fps=settings.fps,
+        start=settings.start,
+        end=settings.end,
     )
 
 

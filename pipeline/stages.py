@@ -1,8 +1,7 @@
 """The two stages of a span: frames to faces (CPU), faces to rows (the network's device)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,13 @@ from numpy.typing import DTypeLike, NDArray
 from emonet.checkpoint import CropSpec
 from emonet.predictor import Predictor
 from pipeline.align import crop_boxes, cut, sharpness, to_frame
+from pipeline.conduct import TRIES
 from pipeline.decoder import DecodeError, Decoder, Frames
 from pipeline.faces import Faces, load_detector, select
 from pipeline.inputs import InputFile
 from pipeline.results import SpanFaces, span_rows
 from pipeline.settings import Settings
-from pipeline.video import Video, sample
-
-TRIES = 3
-"""How often a span is begun before its frames count as missing."""
+from pipeline.video import Video
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,6 @@ class LostSpan:
     video: str
     span: int
     reason: str
-
-
-def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
-    """Return what gives a video's frame numbers that the settings ask for, ascending."""
-    return partial(
-        sample,
-        stride=settings.stride,
-        fps=settings.fps,
-        start=settings.start,
-        end=settings.end,
-    )
 
 
 class FaceStage:

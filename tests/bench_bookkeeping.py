@@ -22,8 +22,8 @@ from emonet.labels import EMOTIONS_8
 from jobs.bookkeeper import Bookkeeper
 from jobs.messages import Message, Planned, Rows, Task
 from pipeline import video as video_module
+from pipeline.conduct import Observer
 from pipeline.inputs import InputFile
-from pipeline.local import Observer
 from pipeline.results import span_rows
 from pipeline.store import open_store, part_key
 from pipeline.video import Video, spans_of

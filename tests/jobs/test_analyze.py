@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,13 +17,15 @@ from chaos import command, left_of
 from ray.cloudpickle import register_pickle_by_value
 
 import jobs.analyze
+from emonet.checkpoint import open_model
 from emonet.weights import locate
 from jobs.analyze import run, spread_work
 from jobs.cluster import ClusterError, ClusterOptions
 from jobs.messages import Found, Message
-from jobs.workers import FaceFinder
+from jobs.workers import FaceFinder, Recipe
+from pipeline.conduct import Observer
+from pipeline.faces import weights_files
 from pipeline.inputs import Inputs, find_inputs
-from pipeline.local import Observer
 from pipeline.local import run as run_local
 from pipeline.plan import Plan
 from pipeline.results import read_records, read_table, videos_path
@@ -82,17 +85,19 @@ class GpusInUse(Observer):
 
 
 @pytest.mark.parametrize(
-    ("options", "gpus"),
+    ("options", "gpus", "probed_here"),
     [
-        (ClusterOptions(gpus=0, face_actors=1), 0),
-        (ClusterOptions(gpus=0), 0),
-        (ClusterOptions(gpus=1, network_actors=2), 1),
+        (ClusterOptions(gpus=0, face_actors=1), 0, True),
+        (ClusterOptions(gpus=0), 0, False),
+        (ClusterOptions(gpus=1, network_actors=2), 1, True),
     ],
-    ids=["1 worker", "2 workers", "2 network workers on one GPU"],
+    ids=["1 worker", "2 workers and a prober", "2 network workers on one GPU"],
 )
 def test_the_tables_are_those_of_local_in_every_cell(
-    options, gpus, inputs, local, fake_gpus, tmp_path
+    options, gpus, probed_here, inputs, local, fake_gpus, tmp_path, monkeypatch
 ):
+    if not probed_here:
+        monkeypatch.setattr(jobs.analyze, "PROBED_HERE_BYTES", 0)
     observer = GpusInUse()
     records = run(inputs, tmp_path / "results.parquet", SPARSE, observer=observer, options=options)
     assert tables(tmp_path / "results.parquet") == local
@@ -125,13 +130,25 @@ def test_workers_need_no_file_of_weights(clips, shared, fake_gpus, tmp_path):
     assert (record.status, record.frames, record.faces) == ("ok", 3, 3)
 
 
+def test_a_worker_at_work_has_no_files_that_its_death_would_leave_behind(
+    fake_gpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _, checkpoint = open_model("emonet-lite")
+    [file] = weights_files("centerface").values()
+    content = ray.put({file.name: file.read_bytes()})
+    worker = FaceFinder(Recipe(SPARSE, checkpoint, None, content, ledger=None))
+    assert worker
+    assert list(tmp_path.iterdir()) == []
+
+
 class Killer(Observer):
-    """Kills a worker of Ray when the first video begins."""
+    """Kills a worker of Ray when the first span is done."""
 
     def __init__(self) -> None:
         self.killed: list[psutil.Process] = []
 
-    def video_begun(self, video: Video, frames: int, done: int) -> None:
+    def span_done(self, video: Video, frames: int, faces: int) -> None:
         if not self.killed:
             self.killed = workers()[-1:]
             self.killed[0].kill()

@@ -17,8 +17,8 @@ from emonet.labels import EMOTIONS_8
 from jobs.bookkeeper import Bookkeeper, WorkersError
 from jobs.messages import Failed, Lost, Message, Planned, Redo, Rows, Segment, Task
 from pipeline import video as video_module
+from pipeline.conduct import Observer
 from pipeline.inputs import InputFile
-from pipeline.local import Observer
 from pipeline.results import VideoRecord, read_results, span_rows
 from pipeline.store import Store, open_store, part_key
 from pipeline.video import Video, spans_of

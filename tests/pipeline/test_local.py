@@ -19,10 +19,11 @@ from PIL import Image
 
 import pipeline
 from pipeline import stages, video
+from pipeline.conduct import Observer
 from pipeline.decoder import Decoder
 from pipeline.faces import load_detector
 from pipeline.inputs import find_inputs
-from pipeline.local import Observer, run
+from pipeline.local import run
 from pipeline.results import Results, read_results
 from pipeline.settings import Settings
 from pipeline.store import partial_path
