@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from made_spans import a_span
+from made_spans import a_span, a_video
 
 from emonet.labels import EMOTIONS_8
 from jobs.bookkeeper import Bookkeeper
@@ -33,27 +33,6 @@ SEGMENT_SPANS = 16
 MOST_MIB = 500
 MOST_RATIO = 2.5
 """Of the times for all and for half of the spans."""
-
-
-def a_stub_video(folder: Path, name: str, frames: int, backend: str = "pyav") -> Video:
-    """A video of so many frames that no decoder ever sees."""
-    path = folder / name
-    path.write_text(name)
-    return Video(
-        path=path,
-        name=name,
-        backend=backend,
-        width=64,
-        height=48,
-        rotation=0,
-        times=np.arange(frames) / 25,
-        coded=np.arange(frames),
-        keys=np.zeros(1, np.int64),
-        fps=25.0,
-        lost=0,
-        size=path.stat().st_size,
-        sha256=name,
-    )
 
 
 def every_frame(video: Video) -> np.ndarray:
@@ -81,7 +60,7 @@ def stub_messages(task: Task, video: Video, schema: pa.Schema) -> Iterator[Messa
 def drive(folder: Path, videos: int, frames: int) -> None:
     """Do so many videos of so many frames and see that all is there."""
     folder.mkdir()
-    stubs = {f"{i}.mp4": a_stub_video(folder, f"{i}.mp4", frames) for i in range(videos)}
+    stubs = {f"{i}.mp4": a_video(folder, f"{i}.mp4", frames) for i in range(videos)}
     files = [InputFile(video.path, name) for name, video in stubs.items()]
     description = {"settings": {}}
     with open_store(folder / "results.parquet", description, EMOTIONS_8, "none") as store:

@@ -68,7 +68,7 @@ def measure(video: Path, out: Path) -> Iterator[tuple[float, int]]:
     process = psutil.Popen([*command, "--fps", str(SAMPLED_FPS), "--out", str(out)])
     span_s = 128 / SAMPLED_FPS
     while process.poll() is None:
-        parts = out.with_name(out.name + ".partial").glob("*/*.parquet")
+        parts = out.with_name(out.name + ".partial").glob("*/*.arrow")
         yield len(list(parts)) * span_s, pss_of(process)
         time.sleep(1)
     if process.returncode:

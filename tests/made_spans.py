@@ -1,9 +1,35 @@
-"""Spans and predictions with seeded numbers, for tests of what is done with them."""
+"""Videos, spans and predictions with made numbers, for tests of what is done with them."""
+
+from pathlib import Path
 
 import numpy as np
 
+from emonet.files import sha256_of
 from emonet.predictor import Predictions
 from pipeline.results import SpanFaces
+from pipeline.video import Video
+
+
+def a_video(folder: Path, name: str, frames: int, lost: int = 0, backend: str = "pyav") -> Video:
+    """Make a video of so many frames that no decoder ever sees."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{name} {frames}")
+    return Video(
+        path=path,
+        name=name,
+        backend=backend,
+        width=64,
+        height=48,
+        rotation=0,
+        times=np.arange(frames) / 25,
+        coded=np.arange(frames),
+        keys=np.zeros(1, np.int64),
+        fps=25.0,
+        lost=lost,
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+    )
 
 
 def a_span(

@@ -232,7 +232,7 @@ def at_work(process: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
     """Wait until a run's first span is there; all its processes."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        if any(partial_path(out).glob("*/*.parquet")):
+        if any(partial_path(out).glob("*/*.arrow")):
             return psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.05)
     raise AssertionError("the run did not get to work")

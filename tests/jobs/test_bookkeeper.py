@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_bookkeeping import a_stub_video, drive, every_frame, stream_of
+from bench_bookkeeping import drive, every_frame, stream_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_spans import a_span
+from made_spans import a_span, a_video
 
 from emonet.labels import EMOTIONS_8
 from jobs.bookkeeper import Bookkeeper, WorkersError
@@ -73,7 +73,7 @@ def spans_to_do(book: Bookkeeper) -> list[tuple[str, int]]:
 
 
 def test_a_video_is_committed_with_its_last_span(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 3 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 3 * SPAN)
     with opened(out) as store:
         book = book_of(store, [video])
         assert book.todo() == [Task(InputFile(video.path, "a.mp4"))]
@@ -85,7 +85,7 @@ def test_a_video_is_committed_with_its_last_span(out, tmp_path):
 
 
 def test_a_video_without_sampled_frames_is_committed_when_planned(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 8)
+    video = a_video(tmp_path, "a.mp4", 8)
     with opened(out) as store:
         files = [InputFile(video.path, video.name)]
         book = Bookkeeper(store, files, lambda _: np.zeros(0, np.int64), 2, Observer())
@@ -99,9 +99,9 @@ def test_a_video_without_sampled_frames_is_committed_when_planned(out, tmp_path)
 @given(data=st.data())
 def test_the_order_of_messages_does_not_matter(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("order")
-    sound = a_stub_video(folder, "sound.mp4", 3 * SPAN)
-    holed = a_stub_video(folder, "holed.mp4", 4 * SPAN)
-    odd = a_stub_video(folder, "odd.mp4", 2 * SPAN, backend="decord")
+    sound = a_video(folder, "sound.mp4", 3 * SPAN)
+    holed = a_video(folder, "holed.mp4", 4 * SPAN)
+    odd = a_video(folder, "odd.mp4", 2 * SPAN, backend="decord")
     broken = InputFile(folder / "broken.mp4", "broken.mp4")
     results = []
     with opened(folder / "results.parquet") as store:
@@ -160,7 +160,7 @@ class Counting(Observer):
 @given(order=st.permutations(range(5)), stop=st.integers(0, 5))
 def test_a_stopped_run_goes_on_and_counts_each_frame_once(order, stop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resumed")
-    video = a_stub_video(folder, "a.mp4", 4 * SPAN)
+    video = a_video(folder, "a.mp4", 4 * SPAN)
     with opened(folder / "results.parquet") as store:
         messages = answers(store, video)
         committed(book_of(store, [video]), [messages[i] for i in order[: min(stop, 4)]])
@@ -179,7 +179,7 @@ def test_a_stopped_run_goes_on_and_counts_each_frame_once(order, stop, tmp_path_
 
 
 def test_the_span_that_a_dead_worker_was_at_is_done_last_and_alone(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 6 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 6 * SPAN)
     key = part_key(video)
     with opened(out) as store:
         book = book_of(store, [video])
@@ -193,7 +193,7 @@ def test_the_span_that_a_dead_worker_was_at_is_done_last_and_alone(out, tmp_path
 
 
 def test_where_the_dead_worker_is_not_known_all_spans_begun_are_suspect(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 4 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 4 * SPAN)
     key = part_key(video)
     with opened(out) as store:
         book = book_of(store, [video])
@@ -210,7 +210,7 @@ def test_where_the_dead_worker_is_not_known_all_spans_begun_are_suspect(out, tmp
 def test_a_span_that_always_kills_its_worker_is_given_up_the_third_time_over_all_runs(
     out, tmp_path
 ):
-    video = a_stub_video(tmp_path, "a.mp4", 2 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 2 * SPAN)
     key = part_key(video)
     with opened(out) as store:
         book = book_of(store, [video])
@@ -232,7 +232,7 @@ def test_a_span_that_always_kills_its_worker_is_given_up_the_third_time_over_all
 
 
 def test_why_a_span_was_lost_is_known_in_the_next_run(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 2 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 2 * SPAN)
     with opened(out) as store:
         committed(book_of(store, [video]), [lost(video, 0, "it hung")])
     with opened(out) as store:
@@ -242,7 +242,7 @@ def test_why_a_span_was_lost_is_known_in_the_next_run(out, tmp_path):
 
 
 def test_workers_that_die_before_they_begin_anything_end_the_run_with_a_sentence(out, tmp_path):
-    video = a_stub_video(tmp_path, "a.mp4", 2 * SPAN)
+    video = a_video(tmp_path, "a.mp4", 2 * SPAN)
     with opened(out) as store:
         book = book_of(store, [video])
         book.died({}, "prober", "no memory")

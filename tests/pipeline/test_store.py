@@ -4,13 +4,14 @@ import itertools
 import multiprocessing
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
+import made_spans
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_spans import a_span
 
 from emonet.labels import EMOTIONS_8
 from pipeline import store as store_module
@@ -21,25 +22,7 @@ from pipeline.video import Video
 SPAN = 10  # frames
 
 
-def a_video(folder: Path, name: str, frames: int = 3 * SPAN, lost: int = 0) -> Video:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{name} {frames}")
-    return Video(
-        path=path,
-        name=name,
-        backend="pyav",
-        width=64,
-        height=48,
-        rotation=0,
-        times=np.arange(frames) / 25,
-        coded=np.arange(frames),
-        keys=np.zeros(1, np.int64),
-        fps=25.0,
-        lost=lost,
-        size=path.stat().st_size,
-        sha256=store_module.sha256_of(path),
-    )
+a_video = partial(made_spans.a_video, frames=3 * SPAN)
 
 
 def opened(out: Path, overwrite: bool = False, **settings):
@@ -47,7 +30,7 @@ def opened(out: Path, overwrite: bool = False, **settings):
 
 
 def write_span(store: Store, video: Video, span: int, faces: int = 1) -> None:
-    found, predictions = a_span([faces] * SPAN, video.name, first=span * SPAN, stride=1)
+    found, predictions = made_spans.a_span([faces] * SPAN, video.name, first=span * SPAN, stride=1)
     store.write(
         part_key(video), span, span_rows(found, predictions, predictions.landmarks, store.schema)
     )
@@ -101,13 +84,13 @@ def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
     assert len(rows(out)) == 6 * SPAN
 
 
-@pytest.mark.parametrize("left", [b"", b"PA", b"PAR1" + bytes(100)])
+@pytest.mark.parametrize("left", [b"", b"AR", b"ARROW1", b"ARROW1" + bytes(100)])
 def test_a_span_that_a_power_cut_spoiled_is_done_again(out, tmp_path, left):
     video = a_video(tmp_path, "a.mp4")
     with opened(out) as store:
         write_span(store, video, 0)
         write_span(store, video, 1)
-    spoiled = partial_path(out) / part_key(video) / "00001.parquet"
+    spoiled = partial_path(out) / part_key(video) / "00001.arrow"
     spoiled.write_bytes(left)
     with opened(out) as store:
         assert store.begun() == {part_key(video): {0}}
@@ -300,7 +283,7 @@ def test_a_frame_in_two_spans_is_an_error_of_ours(out, tmp_path):
     video = a_video(tmp_path, "a.mp4")
     with opened(out) as store:
         write_span(store, video, 0)
-        found, predictions = a_span([1] * SPAN, video.name, first=5, stride=1)
+        found, predictions = made_spans.a_span([1] * SPAN, video.name, first=5, stride=1)
         rows = span_rows(found, predictions, predictions.landmarks, store.schema)
         store.write(part_key(video), 1, rows)
         with pytest.raises(RuntimeError, match="two spans"):
