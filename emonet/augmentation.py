@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from emonet.recipe import Augmentation
 
-DRAWS = 13
+DRAWS = 18
 """Uniform numbers that decide what happens to one sample."""
 
 _FLIP, _ZOOM, _TURN, _X, _Y, _BRIGHTNESS, _CONTRAST = range(7)
-_ERASE, _ERASE_X, _ERASE_Y, _ERASE_WIDTH, _ERASE_HEIGHT, _SHADE = range(7, DRAWS)
+_ERASE, _ERASE_X, _ERASE_Y, _ERASE_WIDTH, _ERASE_HEIGHT, _SHADE = range(7, 13)
+_BLUR, _GREY, _RED, _GREEN, _BLUE = range(13, DRAWS)
 
 
 def draws(seed: int, epoch: int, samples: int) -> NDArray[np.float32]:
@@ -30,29 +31,41 @@ def draws(seed: int, epoch: int, samples: int) -> NDArray[np.float32]:
     return np.random.default_rng((seed, epoch)).random((samples, DRAWS), dtype=np.float32)
 
 
-def augment(images: Tensor, draws: Tensor, size: int, how: Augmentation) -> Tensor:
+def augment(
+    images: Tensor, draws: Tensor, size: int, how: Augmentation, squares: Tensor | None = None
+) -> Tensor:
     """Change pictures and resample them to the network's size, in one go.
 
     Args:
-        images: (n, channels, height, width) uint8.
+        images: (n, channels, height, width) uint8, one channel or RGB.
         draws: (n, DRAWS) float in [0, 1), on the same device.
         size: side of the result, pixels.
         how: how strongly.
+        squares: see `placements`.
 
     Returns:
-        (n, channels, size, size) float32 in [0, 1].
+        (n, 3, size, size) float32 in [0, 1].
     """
     grid = F.affine_grid(
-        placements(draws, how), [len(images), images.shape[1], size, size], align_corners=False
+        placements(draws, how, squares), [len(images), 1, size, size], align_corners=False
     )
     pictures = F.grid_sample(
         images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
+    if how.blur:
+        pictures = _blurred(pictures, draws, how)
+    pictures = _coloured(pictures.expand(-1, 3, -1, -1), draws, how)
     return _erased(_relit(pictures, draws, how), draws, how)
 
 
-def placements(draws: Tensor, how: Augmentation) -> Tensor:
+def placements(draws: Tensor, how: Augmentation, squares: Tensor | None = None) -> Tensor:
     """Where each result's pixels come from.
+
+    Args:
+        draws: (n, DRAWS) float in [0, 1).
+        how: how strongly.
+        squares: (n, 3) x and y of the centre and half the side of the part of each picture that
+            is looked at, the picture reaching from -1 to 1; None for the whole pictures.
 
     Returns:
         (n, 2, 3) maps from places in the result to places in the picture, both in [-1, 1] with x
@@ -61,12 +74,51 @@ def placements(draws: Tensor, how: Augmentation) -> Tensor:
     signed = 2 * draws - 1
     scale = 1 / (1 + how.zoom * signed[:, _ZOOM])
     angle = math.radians(how.turn) * signed[:, _TURN]
-    mirror = torch.where(draws[:, _FLIP] < how.flip, -1.0, 1.0)
+    mirror = torch.where(mirrored(draws, how), -1.0, 1.0)
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     # A picture is 2 wide in these coordinates.
     shift_x, shift_y = 2 * how.shift * signed[:, _X], 2 * how.shift * signed[:, _Y]
     rows = [cosine * mirror, -sine, shift_x, sine * mirror, cosine, shift_y]
-    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+    places = torch.stack(rows, dim=1).reshape(-1, 2, 3)
+    if squares is None:
+        return places
+    places = places * squares[:, 2, None, None]
+    places[:, :, 2] += squares[:, :2]
+    return places
+
+
+def mirrored(draws: Tensor, how: Augmentation) -> Tensor:
+    """Tell which samples are mirrored: (n,) bool."""
+    return draws[:, _FLIP] < how.flip
+
+
+def carried(points: Tensor, places: Tensor) -> Tensor:
+    """Take points of pictures to where they lie in the results.
+
+    Args:
+        points: (n, k, 2) x and y in the picture, which reaches from -1 to 1.
+        places: (n, 2, 3) as `placements` makes them.
+
+    Returns:
+        (n, k, 2) x and y in the result, which reaches from -1 to 1 too.
+    """
+    moved = points - places[:, None, :, 2]
+    inverse: Tensor = torch.linalg.inv(places[:, :, :2])
+    return moved @ inverse.transpose(1, 2)
+
+
+def _blurred(pictures: Tensor, draws: Tensor, how: Augmentation) -> Tensor:
+    soft = pictures
+    for _ in range(2):
+        soft = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
+    return pictures.lerp(soft, how.blur * draws[:, _BLUR, None, None, None])
+
+
+def _coloured(pictures: Tensor, draws: Tensor, how: Augmentation) -> Tensor:
+    faded = (draws[:, _GREY] < how.grey)[:, None, None, None]
+    pictures = torch.where(faded, pictures.mean(dim=1, keepdim=True), pictures)
+    gains = 1 + how.tint * (2 * draws[:, [_RED, _GREEN, _BLUE]] - 1)
+    return pictures * gains[:, :, None, None]
 
 
 def _relit(pictures: Tensor, draws: Tensor, how: Augmentation) -> Tensor:

@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from emonet.augmentation import DRAWS
 from emonet.fer2013 import FaceSet, network_input
-from emonet.metrics import ExpressionScores, score_expressions
+from emonet.landmarked import LandmarkSet
+from emonet.metrics import ExpressionScores, landmark_errors, score_expressions
+from emonet.model import EmoNet
 from emonet.predictor import Predictor
+from emonet.recipe import NONE
 
 _PICTURES_AT_A_TIME = 512  # bounds memory: 100 MB of 256 px crops
 
@@ -111,13 +117,51 @@ def of_fer2013(predictor: Predictor, images: NDArray[np.uint8], *, mirror: bool)
         some = network_input(
             images[first : first + _PICTURES_AT_A_TIME], predictor.checkpoint.input_size
         )
-        crops = (some * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        parts.append(of_crops(predictor, crops, mirror=mirror))
+        parts.append(of_crops(predictor, _as_bytes(some), mirror=mirror))
     return Said(
         probabilities=np.concatenate([part.probabilities for part in parts]),
         valence=np.concatenate([part.valence for part in parts]),
         arousal=np.concatenate([part.arousal for part in parts]),
     )
+
+
+def of_landmarked(
+    predictor: Predictor, faces: LandmarkSet, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Tell how far off a network's landmarks are, see `emonet.metrics.landmark_errors`.
+
+    Args:
+        predictor: the network.
+        faces: pictures with landmarks.
+        rows: (m,) which of them; 1 or more.
+
+    Returns:
+        (m,) float64.
+    """
+    described = predictor.checkpoint
+    unmoved = torch.zeros(len(rows), DRAWS)
+    crops, points = faces.seen(rows, described.crop, described.input_size, unmoved, NONE)
+    found = predictor(_as_bytes(crops)).landmarks
+    return landmark_errors(found, points.numpy())
+
+
+@torch.inference_mode()
+def extremes(network: EmoNet, images: NDArray[np.uint8], size: int) -> tuple[float, float]:
+    """Find the lowest and highest valence or arousal before clamping, in float32.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        images: (n, 48, 48) uint8 grey; n is 1 or more. Their mirror images are looked at too.
+        size: the network's input, pixels.
+    """
+    raw = []
+    for first in range(0, len(images), _PICTURES_AT_A_TIME):
+        crops = network_input(images[first : first + _PICTURES_AT_A_TIME], size)
+        for view in (crops, crops.flip(-1)):
+            out = network(view.contiguous(memory_format=torch.channels_last))
+            raw += [out.valence, out.arousal]
+    every = torch.cat(raw)
+    return every.min().item(), every.max().item()
 
 
 def matched(
@@ -150,3 +194,9 @@ def matched(
             f"the data have no {', '.join(unused)}: that answer is barred, the others rescaled"
         )
     return brought, tuple(notes)
+
+
+def _as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
+    """(n, 3, size, size) in [0, 1] to what a predictor takes: (n, size, size, 3) uint8."""
+    images: NDArray[np.uint8] = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(images)

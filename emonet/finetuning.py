@@ -153,8 +153,7 @@ class FineTuningTask:
                 self._settings.augmentation,
             )
             targets = torch.from_numpy(self._faces.targets[rows]).to(self._device)
-            coloured = pictures.expand(-1, 3, -1, -1)
-            yield Batch(coloured.contiguous(memory_format=torch.channels_last), targets)
+            yield Batch(pictures.contiguous(memory_format=torch.channels_last), targets)
 
     def loss(self, network: Callable[[Tensor], Any], batch: Batch) -> Tensor:
         """Cross-entropy to the targets, and the penalty for leaving the start model."""

@@ -23,3 +23,19 @@ CLASSES_BY_COUNT = {5: EMOTIONS_5, 7: FER2013_7, 8: EMOTIONS_8}
 
 N_LANDMARKS = 68
 """Points a face, in the iBUG / 300-W order."""
+
+MIRRORED_LANDMARKS = (
+    *range(16, -1, -1),  # jaw
+    *range(26, 16, -1),  # brows
+    *range(27, 31),  # ridge of the nose
+    *range(35, 30, -1),  # nostrils
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),  # eyes
+    *range(54, 47, -1),  # upper edge of the lips
+    *range(59, 54, -1),  # lower edge of the lips
+    *range(64, 59, -1),  # lower edge of the upper lip
+    *range(67, 64, -1),  # upper edge of the lower lip
+)
+"""Which point of a face each point of its mirror image is."""
+
+OUTER_EYE_CORNERS = (36, 45)
+"""The points whose distance landmark errors are told in units of."""

@@ -1,4 +1,4 @@
-"""How good predictions are: of expressions (accuracy, F1, calibration) and of valence and arousal.
+"""How good predictions are: of expressions, of valence and arousal, of landmarks.
 
 All functions take NumPy arrays; sample i of one argument belongs to sample i of the others. What is
 undefined (the recall of a class that never occurs, a correlation with a constant) is NaN where it
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from emonet.labels import OUTER_EYE_CORNERS
 
 CALIBRATION_BINS = 15
 """Equally wide bins of confidence, as in Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
@@ -182,6 +184,24 @@ def rmse(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
 def sign_agreement(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     """Share of samples whose sign is right (SAGR: Nicolaou, Gunes, Pantic 2011); 0 has its own."""
     return float((np.sign(predicted) == np.sign(truth)).mean())
+
+
+def landmark_errors(
+    predicted: NDArray[np.floating], truth: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Mean point distance over outer-eye-corner distance of each face (NME, as for 300-W).
+
+    Args:
+        predicted: (n, 68, 2) x and y.
+        truth: (n, 68, 2) in the same units.
+
+    Returns:
+        (n,) float64.
+    """
+    right, left = OUTER_EYE_CORNERS
+    eyes = np.linalg.norm(truth[:, right] - truth[:, left], axis=1)
+    distances: NDArray[np.float64] = np.linalg.norm(predicted - truth, axis=2).mean(axis=1) / eyes
+    return distances
 
 
 def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -73,6 +73,9 @@ class Augmentation:
         erase: probability of painting over a rectangle (Zhong et al., "Random Erasing Data
             Augmentation", AAAI 2020).
         erase_side: its sides are up to this share of the picture's.
+        blur: mix with a picture blurred over some two pixels, up to this share of it.
+        grey: probability of taking the colours away.
+        tint: scale red, green and blue each by a factor within 1 ± tint.
     """
 
     flip: float = 0.5
@@ -83,9 +86,12 @@ class Augmentation:
     contrast: float = 0.3
     erase: float = 0.3
     erase_side: float = 0.4
+    blur: float = 0.5
+    grey: float = 0.3
+    tint: float = 0.2
 
 
-NONE = Augmentation(*(0.0,) * 8)
+NONE = Augmentation(*(0.0,) * 11)
 """Leaves pictures as they are."""
 
 
@@ -114,6 +120,27 @@ class FineTuning:
         _require(self.balance in BALANCES, f"--balance is one of {', '.join(BALANCES)}")
         _require(0 <= self.smoothing < 1, "--smoothing is 0 or more and below 1")
         _require(self.keep >= 0, "--keep is 0 or more")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How to learn all outputs from scratch.
+
+    Attributes:
+        landmark_share: faces with landmarks in a batch, for each face with votes.
+        balance: rare classes weigh more in the loss, by their share to the power of minus this.
+        faces: changes to faces with votes.
+        landmarked: changes to faces with landmarks.
+    """
+
+    landmark_share: float = 0.25
+    balance: float = 0.5
+    faces: Augmentation = field(default_factory=lambda: Augmentation(turn=15.0))
+    landmarked: Augmentation = field(default_factory=lambda: Augmentation(turn=25.0))
+
+    def __post_init__(self) -> None:
+        _require(self.landmark_share > 0, "--landmark-share is more than 0")
+        _require(0 <= self.balance <= 1, "--balance is from 0 to 1")
 
 
 def _require(condition: bool, sentence: str) -> None:

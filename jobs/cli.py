@@ -17,6 +17,7 @@ from jobs.doctor import doctor
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
 from jobs.models import models
+from jobs.pretrain import pretrain
 from pipeline.faces import DETECTORS, LONG_SIDE
 from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
 from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, PRECISIONS, Settings
@@ -46,6 +47,7 @@ def main() -> None:
 
 main.add_command(models)
 main.add_command(doctor)
+main.add_command(pretrain)
 main.add_command(finetune)
 main.add_command(evaluate)
 

@@ -3,20 +3,20 @@
     python -m pipeline.calibrate landmarks68.parquet --detector centerface
 
 The figures it prints are the constants of `pipeline.faces`. The file is a Parquet table of face
-pictures: `jpg` (the picture's bytes) and `landmarks` (68 x y pairs in its pixels).
+pictures, see `emonet.landmarked.read_samples`.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
+from emonet.landmarked import Sample, read_samples
 from pipeline.faces import DETECTORS, BoxToLandmarks, Detector, load_detector
 
 PADDING = 0.5
@@ -25,19 +25,6 @@ PADDING = 0.5
 
 class CalibrationError(EmopipeError):
     """Nothing can be measured on these pictures."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture of one face.
-
-    Attributes:
-        image: (height, width, 3) uint8 RGB.
-        landmarks: (68, 2) x y in its pixels.
-    """
-
-    image: NDArray[np.uint8]
-    landmarks: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,31 +45,6 @@ class Measurement:
         """The medians."""
         x, y, scale = np.median(self.ratios, axis=0).tolist()
         return BoxToLandmarks((x, y), scale)
-
-
-def read_samples(path: Path, rows: int | None = None) -> Iterator[Sample]:
-    """Read pictures with landmarks.
-
-    Args:
-        path: a Parquet file with the columns `jpg` and `landmarks`.
-        rows: how many, drawn at random but always the same; None for all.
-
-    Raises:
-        CalibrationError: the file cannot be read as that.
-    """
-    try:
-        table = pd.read_parquet(path, columns=["jpg", "landmarks"])
-    except (OSError, ValueError) as error:
-        raise CalibrationError(
-            f"{path} cannot be read as a Parquet table with columns jpg and landmarks: {error}"
-        ) from error
-    if rows is not None and rows < len(table):
-        table = table.sample(rows, random_state=0)
-    for jpg, landmarks in zip(table["jpg"], table["landmarks"], strict=True):
-        bgr = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR)
-        yield Sample(
-            cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.asarray(landmarks, np.float64).reshape(68, 2)
-        )
 
 
 def measure(detector: Detector, samples: Iterable[Sample], padding: float = PADDING) -> Measurement:
@@ -175,9 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _mirrored(sample: Sample) -> Sample:
-    return Sample(
-        np.ascontiguousarray(sample.image[:, ::-1]),
-        np.abs([sample.image.shape[1], 0] - sample.landmarks),
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[:, ::-1]),
+        landmarks=np.abs([sample.image.shape[1], 0] - sample.landmarks),
     )
 
 
@@ -185,7 +148,7 @@ def _padded(sample: Sample, padding: float) -> Sample:
     height, width = sample.image.shape[:2]
     x, y = round(width * padding), round(height * padding)
     image = cv2.copyMakeBorder(sample.image, y, y, x, x, cv2.BORDER_REPLICATE)
-    return Sample(image, sample.landmarks + np.array([x, y]))
+    return replace(sample, image=image, landmarks=sample.landmarks + np.array([x, y]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from emonet.checkpoint import open_model
 from emonet.finetuning import FineTuningTask, begin
 from emonet.recipe import PARTS, FineTuning, TrainingSettings
 from emonet.training import Trainer
-from jobs.transfer import training_precision
+from jobs.runs import training_precision
 
 PICTURES = 1000
 SHARE_ALLOWED = 0.15

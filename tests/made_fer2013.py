@@ -59,3 +59,19 @@ def write_csv(path: Path, count: int, **how: object) -> Path:
     text = csv_text(count, **how).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
     return path
+
+
+def write_votes(path: Path, count: int, usages: tuple[int, ...] = (0, 0, 0, 0, 1, 2)) -> Path:
+    """FER+'s votes for the pictures of `csv_text`: eight for each label, and two for neutral."""
+    _, labels = pictures(count)
+    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+    of_label = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    lines = [",".join(("Usage", "Image name", *names, "unknown", "NF"))]
+    for i, label in enumerate(labels):
+        votes = dict.fromkeys(names, 0)
+        votes["neutral"] += 2
+        votes[of_label[label]] += 8
+        usage = USAGES[usages[i % len(usages)]]
+        lines.append(",".join((usage, f"fer{i}.png", *map(str, votes.values()), "0", "0")))
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -15,7 +15,7 @@ from made_fer2013 import write_csv
 from emonet import checkpoint
 from emonet.checkpoint import random_weights
 from emonet.labels import EMOTIONS_8, FER2013_7
-from jobs import transfer
+from jobs import runs
 from jobs.cli import main
 from pipeline.results import read_results
 
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_and_a_stopped_run_ends_as_one_that_was_not
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer._Shown, "epoch_done", stop)
+        patch.setattr(runs.Shown, "epoch_done", stop)
         assert finetune(folder, "stopped", "--local").exit_code != 0
     assert not (folder / "stopped" / "best.safetensors").exists()
     again = finetune(folder, "stopped", "--local")

@@ -1,16 +1,15 @@
 """The committed calibrations are what the command measures."""
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-from pipeline.calibrate import CalibrationError, Sample, main, measure, read_samples
+from emonet.landmarked import Sample, read_samples
+from pipeline.calibrate import CalibrationError, main, measure
 from pipeline.faces import load_detector
 
 ROWS = 40
@@ -65,20 +64,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_pictures_without_faces_give_no_calibration() -> None:
-    grey = Sample(
-        np.full((80, 80, 3), 128, np.uint8), np.random.default_rng(0).uniform(0, 80, (68, 2))
-    )
+    points = np.random.default_rng(0).uniform(0, 80, (68, 2))
+    grey = Sample("nobody", np.full((80, 80, 3), 128, np.uint8), points)
     with pytest.raises(CalibrationError, match="centerface found no face on 2 pictures"):
         measure(load_detector("centerface"), [grey])
-
-
-def test_a_sample_is_read_as_it_was_written(tmp_path: Path) -> None:
-    red = BytesIO()
-    Image.new("RGB", (20, 10), (255, 0, 0)).save(red, "PNG")
-    landmarks = np.arange(136.0)
-    path = tmp_path / "faces.parquet"
-    pd.DataFrame({"jpg": [red.getvalue()], "landmarks": [landmarks]}).to_parquet(path)
-    (sample,) = read_samples(path)
-    assert sample.image.shape == (10, 20, 3)
-    assert sample.image[0, 0].tolist() == [255, 0, 0]
-    np.testing.assert_array_equal(sample.landmarks.ravel(), landmarks)

@@ -1,0 +1,68 @@
+"""`emopipe pretrain`: a small EmoNet from scratch, as the bundled one was made."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emonet.recipe import Pretraining, TrainingSettings
+from jobs.training_options import number, place_and_training, run_in_folder, training_options
+
+_PRETRAINING = Pretraining()
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--ferplus",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="fer2013new.csv: FER+'s votes over 8 classes.",
+)
+@click.option(
+    "--landmarks",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Parquet table of face pictures with 68 landmarks: name, jpg, landmarks.",
+)
+@number(
+    "width", 128, "Channels of the hourglasses, a multiple of 16; the published network's: 256."
+)
+@number("input_size", 64, "Side of the crops, pixels, a multiple of 64.")
+@number("landmark_share", _PRETRAINING.landmark_share, "Faces with landmarks for each with votes.")
+@number("balance", _PRETRAINING.balance, "How much more rare classes weigh: 0 none, 1 in full.")
+@training_options(
+    TrainingSettings(epochs=18, learning_rate=2e-3, weight_decay=0.05, ema=0.998, patience=18)
+)
+def pretrain(
+    data: Path,
+    ferplus: Path,
+    landmarks: Path,
+    width: int,
+    input_size: int,
+    landmark_share: float,
+    balance: float,
+    **options: Any,
+) -> None:
+    """Train a small EmoNet from scratch: 8 expressions, valence, arousal, 68 landmarks.
+
+    DATA is fer2013.csv or icml_face_data.csv (or .gz of them). A tenth of its Training pictures
+    and of the people with landmarks are held out to select by. Leaves best.safetensors, which
+    `emopipe analyze --model` takes, metrics.csv, scores.json and plots in the run's folder.
+    """
+    # Loaded here: PyTorch takes seconds that --help need not wait.
+    from jobs.multitask import Job, run
+
+    place, training = place_and_training(options)
+    job = Job(
+        data=data,
+        ferplus=ferplus,
+        landmarks=landmarks,
+        skip_bad=options["skip_bad"],
+        width=width,
+        input_size=input_size,
+        recipe=Pretraining(landmark_share, balance),
+        training=training,
+        place=place,
+    )
+    run_in_folder(run, job, data, options)

@@ -1,0 +1,277 @@
+"""The folder of a training run: what decides it, how it goes on, what it leaves."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from emonet import calibration
+from emonet import checkpoint as checkpoints
+from emonet.checkpoint import Checkpoint
+from emonet.evaluation import Judged, judge, of_fer2013
+from emonet.fer2013 import FaceSet, Split
+from emonet.files import appearing_whole
+from emonet.metrics import confusion
+from emonet.model import EmoNet
+from emonet.predictor import Predictor, resolve_device, resolve_precision
+from emonet.recipe import TrainingError, TrainingSettings
+from emonet.training import Epoch
+from jobs import plots
+from jobs.scorecard import class_table, judged_as_json, summary_table
+
+BEST = "best.safetensors"
+METRICS = "metrics.csv"
+SCORES = "scores.json"
+SETTINGS = "settings.json"
+PLOTS = "plots"
+
+
+def prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make the run's folder, or check that the run in it is this one.
+
+    Raises:
+        TrainingError: it holds another run, or one that is neither to be resumed nor replaced.
+    """
+    path = folder / SETTINGS
+    if path.exists() and overwrite:
+        shutil.rmtree(folder)
+    if not path.exists():
+        if resume:
+            raise TrainingError(f"--resume: there is no run in {folder}")
+        if folder.exists() and any(folder.iterdir()):
+            raise TrainingError(f"{folder} holds something else than a run: name another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+        return
+    if not resume:
+        raise TrainingError(
+            f"{folder} holds a run: --resume goes on with it, --overwrite replaces it"
+        )
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if differing := [key for key in settings if begun.get(key) != settings[key]]:
+        raise TrainingError(
+            f"the run in {folder} was begun with another {' and another '.join(differing)} "
+            f"(see {path}): go on with the same, or begin anew with --overwrite"
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that is whole or not there."""
+    with appearing_whole(path) as growing:
+        growing.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def training_precision(precision: str, *, gpu: bool) -> str:
+    """Turn "auto" into what is fast and safe to train in where the network will be."""
+    if precision != "auto":
+        return precision
+    # GPUs that train are of the last years; float16 would need its loss scaled.
+    native = "bfloat16" if gpu else resolve_precision("auto", resolve_device("cpu"))
+    return native if native == "bfloat16" else "float32"
+
+
+class Shown:
+    """Shows a training on a terminal as a bar, elsewhere as a line an epoch; keeps metrics.csv.
+
+    A context manager and a `jobs.train.Watcher`.
+    """
+
+    def __init__(self, console: Console, training: TrainingSettings, metrics: Path) -> None:
+        self._console = console
+        self._metrics = metrics
+        self._epochs = training.epochs
+        self._history: list[Epoch] = []
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._said = ""
+
+    def __enter__(self) -> "Shown":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def resumed(self, history: list[Epoch]) -> None:
+        """Take the epochs that an earlier run did."""
+        self._history = list(history)
+
+    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Move the bar."""
+        self._bar.update(
+            self._task,
+            total=self._epochs * steps,
+            completed=(epoch - 1) * steps + step,
+            description=f"epoch {epoch}/{self._epochs} · loss {loss:.3f}{self._said}",
+        )
+
+    def epoch_done(self, epoch: Epoch) -> None:
+        """Keep its metrics and say how it went."""
+        self._history.append(epoch)
+        _write_metrics(self._history, self._metrics)
+        self._said = f" · accuracy {epoch.scores['accuracy']:.3f}"
+        figures = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in epoch.scores.items())
+        self._console.print(
+            f"epoch {epoch.number}/{self._epochs}: loss {epoch.loss:.3f}, {figures}"
+            f"{' (best)' if epoch.best else ''}, "
+            f"{epoch.samples_per_second:.0f} images/s, data {epoch.data_share:.1%}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def about_bad(faces: FaceSet) -> list[str]:
+    """Say how many rows were left out, if any."""
+    return [f"{len(faces.skipped)} bad rows left out"] if faces.skipped else []
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What training ended with.
+
+    Attributes:
+        state: the trainer's last.
+        goal: describes the network.
+        faces: the pictures.
+        split: what each was for.
+        notes: what is unusual about them, in sentences.
+        class_weights: (classes,) float32 that the loss was weighted with, or None.
+    """
+
+    state: dict[str, Any]
+    goal: Checkpoint
+    faces: FaceSet
+    split: Split
+    notes: list[str]
+    class_weights: NDArray[np.float32] | None = None
+
+
+def finish(
+    finished: Finished,
+    folder: Path,
+    console: Console,
+    further: Callable[[EmoNet, Predictor], dict[str, Any]] | None = None,
+) -> None:
+    """Calibrate the best weights, keep them, judge them, draw what happened, and show it.
+
+    Args:
+        finished: what training ended with.
+        folder: the run's.
+        console: where to show it.
+        further: gives further scores of the network.
+    """
+    goal, faces, split = finished.goal, finished.faces, finished.split
+    network = EmoNet(len(goal.classes), goal.width)
+    network.load_state_dict(finished.state["best"])
+    selecting = of_fer2013(
+        Predictor(copy.deepcopy(network), goal, "auto", "float32"),
+        faces.images[split.validation],
+        mirror=False,
+    ).probabilities
+    fitted = calibration.fit(selecting, faces.labels[split.validation], finished.class_weights)
+    calibration.fold(fitted, network)
+    # Judged is what will be loaded, in half precision.
+    checkpoints.save(network, goal, folder / BEST)
+    network, _ = checkpoints.load(folder / BEST)
+    predictor = Predictor(network, goal, "auto", "float32")
+    judged = judge(predictor, faces, split.tests, split.known)
+    history = [Epoch(**epoch) for epoch in finished.state["history"]]
+    kept = max((e for e in history if e.best), key=lambda e: e.score)
+    scores = {
+        "kept_epoch": kept.number,
+        "validation": kept.scores,
+        "temperature": fitted.temperature,
+        "offsets": dict(zip(goal.classes, fitted.offsets.tolist(), strict=True)),
+        "notes": finished.notes,
+        **(further(network, predictor) if further else {}),
+        "judged": judged_as_json(judged),
+    }
+    short = {**scores, "judged": [_short(one) for one in judged]}
+    checkpoints.save(network, replace(goal, made={**goal.made, "scores": short}), folder / BEST)
+    write_json(folder / SCORES, scores)
+    _write_metrics(history, folder / METRICS)
+    _draw(folder / PLOTS, history, predictor, faces, split)
+    _show(console, folder, judged, kept)
+
+
+def _short(one: Judged) -> dict[str, Any]:
+    """The scores that go into the checkpoint."""
+    return {
+        "test": one.test,
+        "pictures": one.scores.samples,
+        "without_copies": one.without_copies,
+        "mirror": one.mirror,
+        "accuracy": one.scores.accuracy,
+        "macro_f1": one.scores.macro_f1,
+        "weighted_f1": one.scores.weighted_f1,
+        "calibration_error": one.scores.calibration_error,
+    }
+
+
+def _draw(
+    drawn: Path, history: list[Epoch], predictor: Predictor, faces: FaceSet, split: Split
+) -> None:
+    """Draw the course of the training, and the answers to each test without copies, mirrored."""
+    drawn.mkdir(exist_ok=True)
+    plots.curves(history, drawn / "curves.png")
+    classes = faces.classes
+    for test, every in split.tests.items():
+        rows = every[~split.known[test]]
+        if not len(rows):
+            continue
+        truth = faces.labels[rows]
+        said = of_fer2013(predictor, faces.images[rows], mirror=True).probabilities
+        title = f"{test}, {len(rows):,} pictures, mirror averaging"
+        name = test.replace(" ", "_")
+        counts = confusion(truth, said.argmax(axis=1), len(classes))
+        plots.confusion(counts, classes, title, drawn / f"confusion_{name}.png")
+        plots.precision_recall(said, truth, classes, title, drawn / f"precision_recall_{name}.png")
+        images, path = faces.images[rows], drawn / f"mistakes_{name}.png"
+        plots.mistakes(images, said, truth, classes, title, path)
+
+
+def _show(console: Console, folder: Path, judged: list[Judged], kept: Epoch) -> None:
+    console.print(f"kept: epoch {kept.number}")
+    console.print(summary_table(judged))
+    for test in dict.fromkeys(one.test for one in judged):
+        plain, mirrored = [one for one in judged if one.test == test][-2:]
+        console.print(f"\n{test}{', copies left out' if plain.without_copies else ''}:")
+        console.print(class_table(plain.scores, plain.classes, mirrored.scores))
+    console.print(
+        f"\n{folder / BEST} is ready: emopipe analyze VIDEOS --model {folder / BEST}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _write_metrics(history: list[Epoch], path: Path) -> None:
+    rows = [
+        {
+            "epoch": epoch.number,
+            "loss": epoch.loss,
+            **epoch.scores,
+            "learning_rate": epoch.learning_rate,
+            "images_per_second": epoch.samples_per_second,
+            "data_share": epoch.data_share,
+            "best": epoch.best,
+        }
+        for epoch in history
+    ]
+    with appearing_whole(path) as growing:
+        pd.DataFrame(rows).to_csv(growing, index=False)

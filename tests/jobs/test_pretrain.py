@@ -1,0 +1,101 @@
+"""`emopipe pretrain` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from made_faces import face_picture
+from made_fer2013 import write_csv, write_votes
+from made_landmarks import write_landmarks
+
+from emonet import checkpoint
+from emonet.labels import EMOTIONS_8
+from jobs.cli import main
+from pipeline.results import read_results
+
+SMALL = ["--width", "16", "--epochs", "2", "--batch-size", "16", "--precision", "float32"]
+
+
+def emopipe(*arguments: str | Path) -> Result:
+    threads = torch.get_num_threads()
+    try:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def pretrain(folder: Path, run: str, *options: str) -> Result:
+    data, votes = folder / "fer2013.csv", folder / "fer2013new.csv"
+    marked, out = folder / "marked.parquet", folder / run
+    where = ("--ferplus", votes, "--landmarks", marked, "--out", out, "--cpus", "1", "--local")
+    return emopipe("pretrain", data, *where, *SMALL, *options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FER2013 with votes and faces with landmarks in small, and a run in `run`."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+        write_csv(folder / "fer2013.csv", 150)
+        write_votes(folder / "fer2013new.csv", 150)
+        write_landmarks(folder / "marked.parquet", 10, 2)
+        result = pretrain(folder, "run")
+    assert result.exit_code == 0, result.output
+    (folder / "said.txt").write_text(result.output)
+    return folder
+
+
+def test_a_run_leaves_weights_that_say_where_they_come_from(folder):
+    run = folder / "run"
+    _, described = checkpoint.load(run / "best.safetensors")
+    assert described.classes == EMOTIONS_8
+    assert described.valence_arousal == "derived from expression votes, not annotated"
+    assert described.made["network"] == {"width": 16, "input_size": 64}
+    assert len(described.made["landmarks"]["sha256"]) == 64
+    scores = json.loads((run / "scores.json").read_text())
+    low, high = scores["before_clamping"]
+    assert low < high
+    assert scores["temperature"] > 0
+    assert set(scores["offsets"]) == set(EMOTIONS_8)
+    assert "PublicTest, valence, mirror" in scores["dimensions"]
+    assert described.made["scores"]["landmark_error"] == scores["landmark_error"] > 0
+
+    table = pd.read_csv(run / "metrics.csv")
+    assert table["epoch"].tolist() == [1, 2]
+    assert table["loss"].iloc[1] < table["loss"].iloc[0]
+    said = (folder / "said.txt").read_text()
+    assert "landmarks of 2 pictures of held-out people: mean error" in said
+    assert "valence and arousal against what the votes stand for" in said
+
+
+def test_analyze_takes_the_weights_at_once(folder, tmp_path):
+    face_picture().save(tmp_path / "face.png")
+    model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
+    result = emopipe(
+        *("analyze", tmp_path / "face.png", "--model", model, "--out", out, "--local", "--quiet")
+    )
+    assert result.exit_code == 0, result.output
+    assert len(read_results(out).rows) == 1
+
+
+def test_a_finished_run_is_resumed_to_the_same_weights(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    before = (folder / "run" / "best.safetensors").read_bytes()
+    assert pretrain(folder, "run").exit_code == 2
+    assert pretrain(folder, "run", "--resume").exit_code == 0
+    assert (folder / "run" / "best.safetensors").read_bytes() == before
+
+
+def test_what_cannot_be_is_said_in_a_sentence(folder):
+    assert "a positive multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
+    assert "multiple of 64, not 65" in pretrain(folder, "no", "--input-size", "65").output
+    assert "--balance is from 0 to 1" in pretrain(folder, "no", "--balance", "2").output
+    other = pretrain(folder, "no", "--landmarks", str(folder / "fer2013.csv"))
+    assert "cannot be read as a Parquet table with columns name, jpg, landmarks" in " ".join(
+        other.output.split()
+    )
+    assert not (folder / "no").exists()
