@@ -3,9 +3,10 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import psutil
 import ray
 
 from emonet.errors import EmopipeError
@@ -13,6 +14,8 @@ from pipeline.conduct import cores
 
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 40 spans of 256 px crops."""
+
+MONITOR = "ray/autoscaler/_private/monitor.py"
 
 
 class ClusterError(EmopipeError):
@@ -68,6 +71,7 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
         yield
     finally:
         if not theirs:
+            _end_monitor()
             ray.shutdown()
 
 
@@ -94,6 +98,17 @@ def _start_or_join(options: ClusterOptions) -> None:
             f"{where} does not start or answer ({str(error).splitlines()[0]}); "
             f"--local works without Ray"
         ) from error
+
+
+def _end_monitor() -> None:
+    """End the process that would scale a cluster, if Ray started one below this one.
+
+    It does not heed Ray's request to end: `ray.shutdown` waits a second and kills it.
+    """
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(part.endswith(MONITOR) for part in child.cmdline()):
+                child.kill()
 
 
 def _quieten_ray_data() -> None:

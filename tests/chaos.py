@@ -4,7 +4,8 @@
     python tests/chaos.py workers [--times 20] [--seed 0]   # SIGKILL to a worker or decoding child
 
 A killed driver's run is started again until it ends; a run whose worker is killed ends by itself.
-Either way each cell of the results and of the videos table must be as if nothing had happened.
+Either way each cell of the results and of the videos table must be as if nothing had happened, and
+nothing may be said of it.
 """
 
 import argparse
@@ -44,7 +45,19 @@ def tables(out: Path) -> str:
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own."""
-    return subprocess.Popen([*COMMAND, "--out", str(out)], start_new_session=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with said(out).open("ab") as said_here:
+        return subprocess.Popen(
+            [*COMMAND, "--out", str(out)],
+            stdout=said_here,
+            stderr=said_here,
+            start_new_session=True,
+        )
+
+
+def said(out: Path) -> Path:
+    """Where all goes that runs on this output print."""
+    return out.with_name(f"{out.name}.said")
 
 
 def offspring(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -147,10 +160,11 @@ def main() -> None:
                     raise SystemExit(f"the run ended with exit status {process.returncode}")
             if what is None:
                 continue  # it was over, or had not begun: another moment
-            same = tables(out) == undisturbed
+            same = tables(out) == undisturbed and not said(out).read_text()
             done, equal = done + 1, equal + same
             verdict = "equal" if same else "DIFFERENT"
             print(f"{done:3} {what} killed after {after_s:5.1f} s: {verdict}", flush=True)
+            print(said(out).read_text(), end="")
     print(f"{equal} of {arguments.times} equal")
     sys.exit(equal != arguments.times)
 
