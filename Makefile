@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SHARED ?= ../shared
 LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 
-.PHONY: help demo test lint types check calibrate bench bench-memory bench-bookkeeping bench-ray chaos bench-data
+.PHONY: help demo test lint types check calibrate bench bench-memory bench-bookkeeping bench-ray chaos bench-data bench-landmarks
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p vi
 
 bench-data: $(INSTALLED)  ## what share of a training step goes into reading and augmenting FER2013
 	$(BIN)/python tests/bench_data.py $(FER2013)
+
+bench-landmarks: $(INSTALLED)  ## landmark errors by decoder, and steadiness on a clip (needs the reference data)
+	$(BIN)/python tests/bench_landmarks.py $(SHARED) $(MODEL)
 
 bench-bookkeeping: $(INSTALLED)  ## the driver's time and memory over 100,000 spans (20 minutes)
 	$(BIN)/python tests/bench_bookkeeping.py
