@@ -6,6 +6,8 @@ without it.
 
 from __future__ import annotations
 
+import atexit
+import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +47,9 @@ class Worker:
     """
 
     def __init__(self, ledger: Any, stages: Sequence[Callable[[], Stage]]) -> None:
+        # On their way out the libraries that are loaded here may wait for each other forever. Ray
+        # has let go of the worker by then: nobody would end it.
+        atexit.register(os._exit, 0)
         this = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
         ray.get(ledger.join.remote(this))
         self._stages = [make() for make in stages]
