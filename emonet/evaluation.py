@@ -150,13 +150,14 @@ def extremes(network: EmoNet, images: NDArray[np.uint8], size: int) -> tuple[flo
     """Find the lowest and highest valence or arousal before clamping, in float32.
 
     Args:
-        network: in evaluation mode, on the CPU.
+        network: in evaluation mode, in float32.
         images: (n, 48, 48) uint8 grey; n is 1 or more. Their mirror images are looked at too.
         size: the network's input, pixels.
     """
     raw = []
+    device = next(network.parameters()).device
     for first in range(0, len(images), _PICTURES_AT_A_TIME):
-        crops = network_input(images[first : first + _PICTURES_AT_A_TIME], size)
+        crops = network_input(images[first : first + _PICTURES_AT_A_TIME], size).to(device)
         for view in (crops, crops.flip(-1)):
             out = network(view.contiguous(memory_format=torch.channels_last))
             raw += [out.valence, out.arousal]
