@@ -53,8 +53,8 @@ CPUS_IN_USE = 0.9
 (ray-project/ray#44687)."""
 
 PROBED_HERE_BYTES = 2**28
-"""Inputs of so many bytes in all, or fewer, the driver probes itself: they are read and hashed in
-less time than an actor takes to start, 1 to 2 s."""
+"""Inputs of so many bytes in all, or fewer, the driver probes itself: to read and hash them should
+take no longer than an actor's start (1 to 2 s), from a local disk."""
 
 SCHEDULING_BYTES = 1
 """Ray Data joins rows into blocks up to this size: each row is passed on at once."""

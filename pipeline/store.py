@@ -58,8 +58,8 @@ _OTHER_SUFFIXES = {".csv", ".tsv", ".txt", ".json", ".xlsx", ".feather", ".arrow
 _DICTIONARY_COLUMNS = ["video", "emotion"]
 
 _PART_MAGIC = b"ARROW1"
-"""Parts are Arrow files: they are read once or twice and thrown away, and Parquet takes ten times
-as long to write."""
+"""Parts are Arrow files: they are read once or twice and thrown away, and Parquet takes several
+times as long to write."""
 
 _LOST_KEY = b"emopipe_lost"
 """In the metadata of a lost span's part: why."""

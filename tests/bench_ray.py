@@ -18,8 +18,8 @@ SHORT = CLIPS / "single_face.mp4"
 LOOP_S = 300
 """Each of the four clips is repeated to this length: 20 minutes in all."""
 LOOP_FPS = 4
-"""Frames a second to look at of these: 4,800 in all, 4 minutes for --local on two idle cores. Ray's
-start weighs more on these than on all frames, so the share is a lower bound."""
+"""Frames a second to look at of these: 4,800 in all. Ray's start weighs more on these than on all
+frames."""
 
 MOST_OVERHEAD_S = 8.0
 LEAST_SHARE = 0.9
