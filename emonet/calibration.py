@@ -55,7 +55,8 @@ def fit(
     logits = np.log(probabilities.clip(min=_LEAST)).astype(np.float64)
     offsets = np.zeros(logits.shape[1])
     if class_weights is not None:
-        pushed = np.log(class_weights.clip(min=_LEAST))
+        known = class_weights > 0
+        pushed = np.log(class_weights, out=np.zeros(len(known)), where=known)
         offsets = max(
             (-share * pushed for share in _SHARES), key=lambda o: _right(logits + o, truth)
         )

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from emonet.augmentation import DRAWS
 from emonet.fer2013 import FaceSet, network_input
-from emonet.landmarked import LandmarkSet
+from emonet.landmarks68 import LandmarkSet
 from emonet.metrics import ExpressionScores, landmark_errors, score_expressions
 from emonet.model import EmoNet
-from emonet.predictor import Predictor
+from emonet.predictor import FACES_PER_BATCH, Predictor
 from emonet.recipe import NONE
 
-_PICTURES_AT_A_TIME = 512  # bounds memory: 100 MB of 256 px crops
+_PICTURES_AT_A_TIME = 128  # bounds memory: 100 MB of 256 px crops, as float32
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def of_fer2013(predictor: Predictor, images: NDArray[np.uint8], *, mirror: bool)
     )
 
 
-def of_landmarked(
+def landmark_errors_of(
     predictor: Predictor, faces: LandmarkSet, rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Tell how far off a network's landmarks are, see `emonet.metrics.landmark_errors`.
@@ -139,10 +139,13 @@ def of_landmarked(
         (m,) float64.
     """
     described = predictor.checkpoint
-    unmoved = torch.zeros(len(rows), DRAWS)
-    crops, points = faces.seen(rows, described.crop, described.input_size, unmoved, NONE)
-    found = predictor(_as_bytes(crops)).landmarks
-    return landmark_errors(found, points.numpy())
+    errors = []
+    for first in range(0, len(rows), _PICTURES_AT_A_TIME):
+        some = rows[first : first + _PICTURES_AT_A_TIME]
+        unmoved = torch.zeros(len(some), DRAWS)
+        crops, points = faces.seen(some, described.crop, described.input_size, unmoved, NONE)
+        errors.append(landmark_errors(predictor(_as_bytes(crops)).landmarks, points.numpy()))
+    return np.concatenate(errors)
 
 
 @torch.inference_mode()
@@ -156,8 +159,9 @@ def extremes(network: EmoNet, images: NDArray[np.uint8], size: int) -> tuple[flo
     """
     raw = []
     device = next(network.parameters()).device
-    for first in range(0, len(images), _PICTURES_AT_A_TIME):
-        crops = network_input(images[first : first + _PICTURES_AT_A_TIME], size).to(device)
+    step = FACES_PER_BATCH[device.type]
+    for first in range(0, len(images), step):
+        crops = network_input(images[first : first + step], size).to(device)
         for view in (crops, crops.flip(-1)):
             out = network(view.contiguous(memory_format=torch.channels_last))
             raw += [out.valence, out.arousal]

@@ -22,7 +22,8 @@ from emonet.fer2013 import FaceSet, Split
 from emonet.metrics import score_expressions
 from emonet.model import EmoNet
 from emonet.predictor import Predictor
-from emonet.recipe import FineTuning, TrainingError
+from emonet.recipe import FineTuning
+from emonet.training import balancing, steps_of
 
 KEEP_EVERY = 4
 """The start model is asked about every so many-th sample of a batch: enough to hold on to it, and
@@ -94,8 +95,6 @@ class FineTuningTask:
     Attributes:
         class_weights: (classes,) float32, what a sample of each class weighs in the loss.
 
-    Raises:
-        TrainingError: an epoch has less than one batch.
     """
 
     def __init__(
@@ -119,24 +118,14 @@ class FineTuningTask:
         self._seed = seed
         self._device = device
         self._precision = precision
-        shares = faces.targets[split.train].mean(axis=0)
-        if settings.balance == "loss":
-            # Their mean over the samples is 1, so that the learning rate means the same.
-            weights = np.where(shares > 0, 1 / shares.clip(min=1e-9) / (shares > 0).sum(), 0.0)
-        else:
-            weights = np.ones_like(shares)
-        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        power = 1.0 if settings.balance == "loss" else 0.0
+        weights = balancing(faces.targets[split.train], power)
+        self.class_weights = torch.from_numpy(weights).to(device)
         self._sampling = _inverse_frequency(faces.labels[split.train])
 
     def steps(self, workers: int) -> int:
         """How many batches an epoch has for each worker; an incomplete last one is left out."""
-        steps = len(self._split.train) // (self._batch_size * workers)
-        if not steps:
-            raise TrainingError(
-                f"{len(self._split.train)} pictures to learn from are less than one batch for "
-                f"each of {workers} workers: lower --batch-size {self._batch_size}"
-            )
-        return steps
+        return steps_of(len(self._split.train), self._batch_size, workers)
 
     def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Batch]:
         """One worker's share of each step's pictures."""

@@ -16,15 +16,16 @@ from torch.nn import functional as F
 from emonet import augmentation
 from emonet.augmentation import augment
 from emonet.checkpoint import Checkpoint
-from emonet.evaluation import of_fer2013, of_landmarked
+from emonet.evaluation import landmark_errors_of, of_fer2013
 from emonet.fer2013 import FaceSet, Split
 from emonet.labels import EMOTIONS_8
-from emonet.landmarked import LandmarkSet
 from emonet.landmarks import peaks
+from emonet.landmarks68 import LandmarkSet
 from emonet.metrics import concordance, score_expressions
 from emonet.model import STRIDE, EmoNet
 from emonet.predictor import Predictor
 from emonet.recipe import Pretraining, TrainingError
+from emonet.training import balancing, steps_of
 
 VALENCE_AROUSAL = {
     "neutral": (0.0, 0.0),
@@ -41,8 +42,8 @@ emotions", Journal of Research in Personality 11, 273-294 (1977). Neutral is the
 set by us, milder than disgust."""
 
 ONE_VOTE = 0.15
-"""A smaller share of FER+'s ten votes is a single one: an outlier, which is not learnt (Barsoum et
-al. 2016)."""
+"""A smaller share of FER+'s votes for emotions is a single one, if there are seven or more of them:
+an outlier, which is not learnt (Barsoum et al. 2016)."""
 
 PICTURE_SIDE = 1.5
 """Side of the stored landmark pictures over the network's input: a crop of them then has about the
@@ -92,7 +93,7 @@ class PretrainingTask:
         class_weights: (8,) float32, what each class weighs in the loss.
 
     Raises:
-        TrainingError: the pictures have other classes, or an epoch has less than one batch.
+        TrainingError: the pictures have other classes.
     """
 
     def __init__(
@@ -124,18 +125,12 @@ class PretrainingTask:
         self._votes = without_outliers(faces.targets)
         self._dimensions = dimensions(faces.targets)
         self.class_weights = torch.from_numpy(
-            balancing(self._votes[split.train], settings.balance)
+            class_weights(faces.targets[split.train], settings.balance)
         ).to(device)
 
     def steps(self, workers: int) -> int:
         """How many batches an epoch of the faces with votes has for each worker."""
-        steps = len(self._split.train) // (self._batch_size * workers)
-        if not steps:
-            raise TrainingError(
-                f"{len(self._split.train)} pictures to learn from are less than one batch for "
-                f"each of {workers} workers: lower --batch-size {self._batch_size}"
-            )
-        return steps
+        return steps_of(len(self._split.train), self._batch_size, workers)
 
     def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Batch]:
         """One worker's share of each step's pictures."""
@@ -193,16 +188,17 @@ class PretrainingTask:
         rows = self._split.validation
         said = of_fer2013(predictor, self._faces.images[rows], mirror=False)
         scores = score_expressions(said.probabilities, self._faces.labels[rows])
-        errors = of_landmarked(predictor, self._landmarked, self._landmark_validation)
+        error = float(
+            landmark_errors_of(predictor, self._landmarked, self._landmark_validation).mean()
+        )
         told = {
             "accuracy": scores.accuracy,
             "macro_recall": float(np.nanmean(scores.recall)),
             "valence_ccc": concordance(said.valence, self._dimensions[rows, 0]),
             "arousal_ccc": concordance(said.arousal, self._dimensions[rows, 1]),
-            "landmark_error": float(errors.mean()),
         }
-        quality = [told[k] for k in told if k != "landmark_error"]
-        return float(np.mean([*quality, 1 - told["landmark_error"]])), told
+        quality = [*told.values(), 1 - error]
+        return float(np.mean(quality)), {**told, "landmark_error": error}
 
 
 def without_outliers(votes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -219,6 +215,16 @@ def without_outliers(votes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(kept / kept.sum(axis=1, keepdims=True), np.float32)
 
 
+def class_weights(votes: NDArray[np.float32], power: float) -> NDArray[np.float32]:
+    """What each class weighs in the loss, see `emonet.training.balancing`.
+
+    Args:
+        votes: (n, 8) of the pictures that are learnt from, each row a distribution.
+        power: see there.
+    """
+    return balancing(without_outliers(votes), power)
+
+
 def dimensions(votes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Valence and arousal that votes stand for on average.
 
@@ -230,22 +236,6 @@ def dimensions(votes: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     coordinates = np.array([VALENCE_AROUSAL[name] for name in EMOTIONS_8], np.float32)
     return (votes @ coordinates).astype(np.float32)
-
-
-def balancing(votes: NDArray[np.float32], power: float) -> NDArray[np.float32]:
-    """Weigh classes by how rare they are.
-
-    Args:
-        votes: (n, classes), each row a distribution.
-        power: 0 for all alike, 1 for in inverse proportion to their share.
-
-    Returns:
-        (classes,) float32; over the votes their mean is 1, so that the learning rate means the
-        same.
-    """
-    shares = votes.mean(axis=0)
-    weights = np.where(shares > 0, shares.clip(min=_TINY) ** -power, 0.0)
-    return np.asarray(weights / (weights * shares).sum(), np.float32)
 
 
 def gaussians(points: Tensor, cells: int) -> Tensor:
@@ -284,7 +274,7 @@ def _point_loss(heatmaps: Tensor, points: Tensor) -> Tensor:
 
 
 def _straying(heatmaps: Tensor) -> Tensor:
-    """How far heatmaps without a target leave [0, 1].
+    """How far heatmaps without a target leave [0, 1] by more than `_TOLERATED`.
 
     Their sum weighs the features that the emotion is told from: where it bursts, so do valence and
     arousal.

@@ -1,6 +1,6 @@
 """All that a user can choose of a training, checked where it is made. It needs no PyTorch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from emonet.errors import EmopipeError
 
@@ -12,6 +12,11 @@ BALANCES = ("none", "loss", "sampling")
 
 class TrainingError(EmopipeError):
     """Training that cannot be done or gone on with as asked for."""
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise TrainingError(sentence)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class TrainingSettings:
         _require(self.weight_decay >= 0, "--weight-decay is 0 or more")
         _require(self.clip > 0, "--clip is more than 0")
         _require(0 <= self.warmup < 1, "--warmup is a share of the steps, 0 or more and below 1")
+        _require(0 <= self.seed < 2**63, "--seed is 0 or more and below 2^63")
         _require(0 <= self.ema < 1, "--ema is 0 or more and below 1")
         _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
         _require(self.batch_norm in BATCH_NORMS, f"--batch-norm is one of {', '.join(BATCH_NORMS)}")
@@ -90,8 +96,12 @@ class Augmentation:
     grey: float = 0.3
     tint: float = 0.2
 
+    def __post_init__(self) -> None:
+        below_1 = all(0 <= getattr(self, name) < 1 for name in ("zoom", "contrast", "tint"))
+        _require(below_1, "zoom, contrast and tint are 0 or more and below 1")
 
-NONE = Augmentation(*(0.0,) * 11)
+
+NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))
 """Leaves pictures as they are."""
 
 
@@ -141,8 +151,3 @@ class Pretraining:
     def __post_init__(self) -> None:
         _require(self.landmark_share > 0, "--landmark-share is more than 0")
         _require(0 <= self.balance <= 1, "--balance is from 0 to 1")
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise TrainingError(sentence)

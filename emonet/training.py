@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from emonet.model import EmoNet
 from emonet.recipe import TrainingError, TrainingSettings
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 _UNDECAYED = "emo_fc_2.3"  # the last layer: those of its rows that are held must not shrink
 
@@ -100,7 +104,7 @@ class Trainer:
         self._runner: nn.Module = (
             DistributedDataParallel(self._network) if self._workers > 1 else self._network
         )
-        self._averaged = AveragedModel(self._network, avg_fn=self._average, use_buffers=True)
+        self._averaged = AveragedModel(self._network, multi_avg_fn=self._average, use_buffers=True)
         self._optimizer = torch.optim.AdamW(_groups(self._network, settings.weight_decay), lr=0.0)
         self._steps = task.steps(self._workers)
         self.history: list[Epoch] = []
@@ -211,12 +215,14 @@ class Trainer:
         score, scores = said[0]
         return score, scores, loss
 
-    def _average(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    def _average(self, averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         """Exponential moving average; of few steps it is shorter, as the first are far off."""
-        if not averaged.is_floating_point():
-            return current
-        decay = min(self._settings.ema, (1 + int(count)) / (10 + int(count)))
-        return averaged.lerp(current, 1 - decay)
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
+        steps = int(count)
+        decay = min(self._settings.ema, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _set_modes(self) -> None:
         self._runner.train()
@@ -248,6 +254,38 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
         return settings.learning_rate * (step + 1) / rising
     done = (step - rising) / max(1, steps - rising) * settings.cycles
     return settings.learning_rate * (1 + math.cos(math.pi * (done % 1))) / 2
+
+
+def steps_of(pictures: int, batch_size: int, workers: int) -> int:
+    """How many whole batches an epoch has for each worker; an incomplete last one is left out.
+
+    Raises:
+        TrainingError: there is less than one.
+    """
+    steps = pictures // (batch_size * workers)
+    if not steps:
+        raise TrainingError(
+            f"{pictures} pictures to learn from are less than one batch for each of {workers} "
+            f"workers: lower --batch-size {batch_size}"
+        )
+    return steps
+
+
+def balancing(targets: NDArray[np.float32], power: float) -> NDArray[np.float32]:
+    """Weigh classes by how rare they are.
+
+    Args:
+        targets: (n, classes), each row a distribution.
+        power: 0 for all alike, 1 for in inverse proportion to their share.
+
+    Returns:
+        (classes,) float32, 0 for one that never occurs; over the targets their mean is 1, so that
+        the learning rate means the same.
+    """
+    shares = targets.mean(axis=0, dtype=np.float64)
+    weights = np.zeros(len(shares))
+    np.power(shares, -power, out=weights, where=shares > 0)
+    return np.asarray(weights / (weights * shares).sum(), np.float32)
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def finetune(
     plots in the run's folder.
     """
     # Loaded here: PyTorch takes seconds that --help need not wait.
-    from jobs.transfer import Job, run
+    from jobs.finetune_run import Job, fine_tune
 
     place, training = place_and_training(options)
     job = Job(
@@ -86,4 +86,4 @@ def finetune(
         training=training,
         place=place,
     )
-    run_in_folder(run, job, data, options)
+    run_in_folder(fine_tune, job, "finetune", data, options)

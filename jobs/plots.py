@@ -23,10 +23,9 @@ def curves(history: list[Epoch], path: Path) -> None:
         loss.plot(numbers, [e.loss for e in history], marker="o", label="training")
         loss.set(title="loss", xlabel="epoch")
         loss.legend()
-        for name in ("accuracy", "weighted_f1", "macro_f1"):
-            if name in history[0].scores:
-                values = [e.scores[name] for e in history]
-                scores.plot(numbers, values, marker="o", label=name.replace("_f1", " F1"))
+        for name in history[0].scores:
+            values = [e.scores[name] for e in history]
+            scores.plot(numbers, values, marker="o", label=name.replace("_", " "))
         best = max((e for e in history if e.best), key=lambda e: e.score, default=None)
         if best:
             scores.axvline(best.number, color="grey", linestyle=":", label="kept")

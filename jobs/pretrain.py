@@ -51,10 +51,10 @@ def pretrain(
     `emopipe analyze --model` takes, metrics.csv, scores.json and plots in the run's folder.
     """
     # Loaded here: PyTorch takes seconds that --help need not wait.
-    from jobs.multitask import Job, run
+    from jobs import pretrain_run
 
     place, training = place_and_training(options)
-    job = Job(
+    job = pretrain_run.Job(
         data=data,
         ferplus=ferplus,
         landmarks=landmarks,
@@ -65,4 +65,4 @@ def pretrain(
         training=training,
         place=place,
     )
-    run_in_folder(run, job, data, options)
+    run_in_folder(pretrain_run.pretrain, job, "pretrain", data, options)

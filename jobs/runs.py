@@ -4,7 +4,8 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from emonet.recipe import TrainingError, TrainingSettings
 from emonet.training import Epoch
 from jobs import plots
 from jobs.scorecard import class_table, judged_as_json, summary_table
+from jobs.train import MakeTrainer, Place, train
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
@@ -39,8 +41,18 @@ def prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
     """Make the run's folder, or check that the run in it is this one.
 
     Raises:
-        TrainingError: it holds another run, or one that is neither to be resumed nor replaced.
+        TrainingError: it holds another run, or one that is neither to be resumed nor replaced, or
+            cannot be written.
     """
+    try:
+        _prepare(folder, settings, resume=resume, overwrite=overwrite)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be the run's folder ({error.strerror}): name another --out"
+        ) from error
+
+
+def _prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     path = folder / SETTINGS
     if path.exists() and overwrite:
         shutil.rmtree(folder)
@@ -136,70 +148,120 @@ class Shown:
         )
 
 
-def about_bad(faces: FaceSet) -> list[str]:
+def _about_bad(faces: FaceSet) -> list[str]:
     """Say how many rows were left out, if any."""
     return [f"{len(faces.skipped)} bad rows left out"] if faces.skipped else []
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What training ended with.
+class Run:
+    """A training run, ready to begin.
 
     Attributes:
-        state: the trainer's last.
-        goal: describes the network.
+        make: makes the trainer where it will run, given what to tell of each step.
+        goal: describes the network that comes of it; its `made` is all that decides the result.
         faces: the pictures.
-        split: what each was for.
-        notes: what is unusual about them, in sentences.
-        class_weights: (classes,) float32 that the loss was weighted with, or None.
+        split: what each is for.
+        training: how.
+        place: where.
+        about: what is trained, and on what else, in sentences.
+        class_weights: (classes,) float32 that the loss is weighted with, or None.
+        further: gives further scores of the network, and shows them.
     """
 
-    state: dict[str, Any]
+    make: MakeTrainer
     goal: Checkpoint
     faces: FaceSet
     split: Split
-    notes: list[str]
+    training: TrainingSettings
+    place: Place
+    about: tuple[str, ...]
     class_weights: NDArray[np.float32] | None = None
+    further: Callable[[EmoNet, Predictor, Console], dict[str, Any]] | None = None
 
 
-def finish(
-    finished: Finished,
-    folder: Path,
-    console: Console,
-    further: Callable[[EmoNet, Predictor], dict[str, Any]] | None = None,
-) -> None:
-    """Calibrate the best weights, keep them, judge them, draw what happened, and show it.
+def settings_of(
+    faces: FaceSet, training: TrainingSettings, place: Place, **particular: Any
+) -> dict[str, Any]:
+    """All that decides a run's result, as JSON has it."""
+    decisive = {
+        "emopipe": version("emopipe"),
+        "data": {
+            "source": faces.source,
+            "sha256": faces.sha256,
+            "pictures": len(faces),
+            "left_out": len(faces.skipped),
+        },
+        **particular,
+        "training": asdict(training),
+        "workers": place.workers,
+        "local": place.local,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(decisive))
+    return plain
+
+
+def carry_out(run: Run, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
+    """Train, keep the best weights, judge them and draw what happened.
 
     Args:
-        finished: what training ended with.
-        folder: the run's.
-        console: where to show it.
-        further: gives further scores of the network.
+        run: what to do.
+        folder: the run's; made if need be.
+        resume: go on with the run that is there.
+        overwrite: replace it.
+        console: where to show how it goes on, and the closing tables.
+
+    Raises:
+        EmopipeError: the folder cannot be used, or training failed.
     """
-    goal, faces, split = finished.goal, finished.faces, finished.split
+    prepare(folder, run.goal.made, resume=resume, overwrite=overwrite)
+    tests = ", ".join(f"{name} {len(rows):,}" for name, rows in run.split.tests.items())
+    notes = [*run.split.notes, *_about_bad(run.faces)]
+    lines = (
+        f"{run.faces.source}: {len(run.split.train):,} pictures to learn from, "
+        f"{len(run.split.validation):,} to select by; judged by {tests}",
+        *(f"note: {note}" for note in notes),
+        *run.about,
+        f"width {run.goal.width}, {run.goal.input_size} px, {run.training.precision}, "
+        f"{run.place.workers} × {run.training.batch_size} a step",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    with Shown(console, run.training, folder / METRICS) as shown:
+        state = train(run.make, folder, run.place, shown)
+    _finish(run, state, notes, folder, console)
+
+
+def _finish(
+    run: Run, state: dict[str, Any], notes: list[str], folder: Path, console: Console
+) -> None:
+    """Calibrate the best weights, keep them, judge them, draw what happened, and show it."""
+    if not state["best"]:
+        raise TrainingError(f"no epoch of the run in {folder} had a score that is a number")
+    goal, faces, split = run.goal, run.faces, run.split
     network = EmoNet(len(goal.classes), goal.width)
-    network.load_state_dict(finished.state["best"])
+    network.load_state_dict(state["best"])
     selecting = of_fer2013(
         Predictor(copy.deepcopy(network), goal, "auto", "float32"),
         faces.images[split.validation],
         mirror=False,
     ).probabilities
-    fitted = calibration.fit(selecting, faces.labels[split.validation], finished.class_weights)
+    fitted = calibration.fit(selecting, faces.labels[split.validation], run.class_weights)
     calibration.fold(fitted, network)
     # Judged is what will be loaded, in half precision.
     checkpoints.save(network, goal, folder / BEST)
     network, _ = checkpoints.load(folder / BEST)
     predictor = Predictor(network, goal, "auto", "float32")
     judged = judge(predictor, faces, split.tests, split.known)
-    history = [Epoch(**epoch) for epoch in finished.state["history"]]
+    history = [Epoch(**epoch) for epoch in state["history"]]
     kept = max((e for e in history if e.best), key=lambda e: e.score)
     scores = {
         "kept_epoch": kept.number,
         "validation": kept.scores,
         "temperature": fitted.temperature,
         "offsets": dict(zip(goal.classes, fitted.offsets.tolist(), strict=True)),
-        "notes": finished.notes,
-        **(further(network, predictor) if further else {}),
+        "notes": notes,
+        **(run.further(network, predictor, console) if run.further else {}),
         "judged": judged_as_json(judged),
     }
     short = {**scores, "judged": [_short(one) for one in judged]}

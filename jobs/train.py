@@ -11,6 +11,7 @@ import torch
 
 from emonet.errors import EmopipeError
 from emonet.files import appearing_whole
+from emonet.predictor import resolve_device
 from emonet.training import Epoch, Trainer
 from pipeline.local import use_threads
 
@@ -38,6 +39,11 @@ class Place:
     gpu: bool = False
     cpus: int | None = None
     address: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where each process's network is."""
+        return resolve_device("cuda" if self.gpu else "cpu")
 
 
 class Watcher(Protocol):

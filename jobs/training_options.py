@@ -22,7 +22,7 @@ _RUN: list[Decorator] = [
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="The run's folder.  [default: runs/ and the data's name]",
+        help="The run's folder.  [default: runs/COMMAND-DATA]",
     ),
     click.option("--resume", is_flag=True, help="Go on with the run that is in the folder."),
     click.option("--overwrite", is_flag=True, help="Replace the run that is in the folder."),
@@ -124,23 +124,30 @@ def place_and_training(options: dict[str, Any]) -> tuple["Place", TrainingSettin
         raise click.UsageError("--local trains in this process: --workers and --address are Ray's")
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume goes on with a run, --overwrite replaces it: choose one")
-    gpu = torch.cuda.is_available() if gpu is None else gpu
+    found = torch.cuda.is_available()
+    if local and gpu and not found:
+        raise click.UsageError("--gpus: PyTorch finds no GPU here; say --no-gpus")
+    gpu = found if gpu is None else gpu
     names = {field.name for field in fields(TrainingSettings)} & set(options)
     chosen = {name: options.pop(name) for name in names}
     chosen["precision"] = training_precision(chosen["precision"], gpu=gpu)
     return Place(local, workers, gpu, cpus, address), TrainingSettings(**chosen)
 
 
-def run_in_folder(run: Callable[..., None], job: Any, data: Path, options: dict[str, Any]) -> None:
+def run_in_folder(
+    run: Callable[..., None], job: Any, command: str, data: Path, options: dict[str, Any]
+) -> None:
     """Run a training in its folder; Ctrl-C ends it with a sentence.
 
     Args:
         run: takes a job, a folder, resume, overwrite and a console.
         job: what to do.
-        data: what it learns from; names the folder that is not named.
+        command: its name.
+        data: what it learns from; with the command it names the folder that is not named.
         options: out, resume and overwrite.
     """
-    folder = options["out"] or Path("runs") / data.name.removesuffix(".gz").removesuffix(".csv")
+    stem = data.name.removesuffix(".gz").removesuffix(".csv")
+    folder = options["out"] or Path("runs") / f"{command}-{stem}"
     # As wide as the terminal; wide enough for every table when piped.
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:

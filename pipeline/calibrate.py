@@ -3,7 +3,7 @@
     python -m pipeline.calibrate landmarks68.parquet --detector centerface
 
 The figures it prints are the constants of `pipeline.faces`. The file is a Parquet table of face
-pictures, see `emonet.landmarked.read_samples`.
+pictures, see `emonet.landmarks68.read_samples`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
-from emonet.landmarked import Sample, read_samples
+from emonet.landmarks68 import Sample, read_samples
 from pipeline.faces import DETECTORS, BoxToLandmarks, Detector, load_detector
 
 PADDING = 0.5

@@ -8,6 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from emonet.landmarks68 import LandmarkSet
+
 SIDE = 160
 DOT = 1.5  # standard deviation, pixels
 
@@ -27,6 +29,18 @@ def shapes(count: int, seed: int = 0) -> NDArray[np.float64]:
     spiral = np.sqrt(np.arange(68) / 67)[:, None] * np.stack((np.cos(turn), np.sin(turn)), axis=1)
     sizes = rng.uniform(38, 42, (count, 1, 1))
     return SIDE / 2 + rng.uniform(-6, 6, (count, 1, 2)) + sizes * spiral
+
+
+def landmark_set(count: int) -> LandmarkSet:
+    """Such pictures as they are read, each of another person."""
+    points = shapes(count)
+    return LandmarkSet(
+        images=np.stack([dotted(shape) for shape in points]),
+        points=(points / SIDE * 2 - 1).astype(np.float32),
+        people=np.array([f"p{i}" for i in range(count)]),
+        source="made.parquet",
+        sha256="0" * 64,
+    )
 
 
 def write_landmarks(path: Path, people: int, pictures: int) -> Path:

@@ -98,3 +98,13 @@ def test_what_is_undefined_is_nan_and_what_does_not_pair_is_refused():
         metrics.score_dimension(constant, np.ones(2))
     with pytest.raises(ValueError, match="not in 0 … 1"):
         metrics.confusion(np.array([2]), np.array([0]), 2)
+
+
+def test_landmark_errors_are_told_in_units_of_the_eyes_distance():
+    truth = np.zeros((2, 68, 2))
+    truth[:, 45, 0] = [50, 100]
+    moved = truth + np.array([3, 4])
+    np.testing.assert_allclose(metrics.landmark_errors(moved, truth), [0.1, 0.05])
+    half = truth.copy()
+    half[0, :34] += [3, 4]
+    assert metrics.landmark_errors(half, truth)[0] == pytest.approx(0.05)

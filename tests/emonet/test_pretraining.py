@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from made_fer2013 import face_set
-from made_landmarks import SIDE, dotted, shapes
+from made_landmarks import landmark_set
 
 from emonet import fer2013, pretraining
 from emonet.checkpoint import random_weights
 from emonet.labels import EMOTIONS_8
-from emonet.landmarked import LandmarkSet
 from emonet.landmarks import peaks
 from emonet.model import EmoNetOutput
-from emonet.pretraining import Batch, PretrainingTask, balancing, dimensions, gaussians
+from emonet.pretraining import Batch, PretrainingTask, dimensions, gaussians
 from emonet.recipe import Pretraining, TrainingError, TrainingSettings
-from emonet.training import Trainer
+from emonet.training import Trainer, balancing
 
 CPU = torch.device("cpu")
 WIDTH, SIZE = 16, 64
@@ -33,24 +32,22 @@ def shares(counts):
     return (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def task(batch_size=16, **settings) -> PretrainingTask:
+def with_votes():
+    """Pictures with all votes for one of seven classes; the first two for the eighth, contempt."""
     faces = face_set(112)
     targets = np.zeros((112, 8), np.float32)
     targets[:, :7] = faces.targets
-    faces = replace(faces, targets=targets, classes=EMOTIONS_8)
-    points = shapes(20)
-    marked = LandmarkSet(
-        images=np.stack([dotted(shape) for shape in points]),
-        points=(points / SIDE * 2 - 1).astype(np.float32),
-        people=np.array([f"p{i}" for i in range(20)]),
-        source="made.parquet",
-        sha256="0" * 64,
-    )
+    targets[:2] = np.eye(8)[7]
+    return replace(faces, targets=targets, classes=EMOTIONS_8)
+
+
+def task(batch_size=16, faces=None, **settings) -> PretrainingTask:
+    faces = faces or with_votes()
     _, described = random_weights(0, EMOTIONS_8, WIDTH, SIZE)
     return PretrainingTask(
         faces,
         fer2013.split(faces, 0, "Training"),
-        marked,
+        landmark_set(20),
         (np.arange(18), np.arange(18, 20)),
         Pretraining(**settings),
         described,
@@ -175,17 +172,44 @@ def test_a_few_steps_bring_the_loss_down_and_every_output_is_judged():
 def test_pictures_without_votes_or_too_few_are_refused():
     with pytest.raises(TrainingError, match="less than one batch"):
         task(batch_size=400).steps(1)
+    with pytest.raises(TrainingError, match=r"has no FER\+ votes: name them with --ferplus"):
+        task(faces=face_set(112))
+
+
+def test_points_have_their_part_in_the_loss_where_peaks_are_near():
     made = task()
-    with pytest.raises(TrainingError, match="has no FER\\+ votes: name them with --ferplus"):
-        PretrainingTask(
-            face_set(20),
-            made._split,
-            made._landmarked,
-            (np.arange(1), np.arange(1)),
-            Pretraining(),
-            made._checkpoint,
-            4,
-            0,
-            CPU,
-            "float32",
+    batch = next(made.batches(1, 0, 1))
+    right = answer(batch)
+
+    def loss(shift):
+        moved = batch._replace(points=batch.points + shift)
+        heatmaps = {"heatmaps": right.heatmaps, "first_heatmaps": right.first_heatmaps}
+        # What the heatmaps themselves cost for being elsewhere is the same with a flat peak.
+        whole = made.loss(lambda _: answer(batch, **heatmaps), moved).item()
+        return whole - squares(right.heatmaps[len(batch.votes) :], moved.points)
+
+    def squares(heatmaps, points):
+        wrong = (heatmaps - gaussians(points, 16)).square().sum(dim=(2, 3)).mean().item()
+        return 2 * pretraining._HEATMAP_WEIGHT * wrong
+
+    assert loss(3.0) > loss(0.0) + 0.05
+    assert loss(40.0) < loss(0.0) + 0.05
+
+
+def test_a_rare_class_weighs_more_where_classes_are_balanced():
+    even, balanced = task(balance=0.0), task(balance=1.0)
+    batch = next(even.batches(1, 0, 1))
+
+    def cost(made, name):
+        column = EMOTIONS_8.index(name)
+        votes = torch.zeros_like(batch.votes)
+        votes[:, column] = 1
+        blind = answer(batch, logits=torch.zeros(len(batch.pictures), 8))
+        known = answer(batch._replace(votes=votes))
+        return sum(
+            sign * made.loss(lambda _, out=out: out, batch._replace(votes=votes)).item()
+            for sign, out in ((1, blind), (-1, known))
         )
+
+    assert cost(even, "contempt") == pytest.approx(cost(even, "happy"), rel=1e-3)
+    assert cost(balanced, "contempt") > 3 * cost(balanced, "happy")

@@ -27,10 +27,11 @@ def emopipe(*arguments: str | Path) -> Result:
         torch.set_num_threads(threads)
 
 
-def pretrain(folder: Path, run: str, *options: str) -> Result:
+def pretrain(folder: Path, run: str, *options: str, on_ray: bool = False) -> Result:
     data, votes = folder / "fer2013.csv", folder / "fer2013new.csv"
     marked, out = folder / "marked.parquet", folder / run
-    where = ("--ferplus", votes, "--landmarks", marked, "--out", out, "--cpus", "1", "--local")
+    local = [] if on_ray else ["--local"]
+    where = ("--ferplus", votes, "--landmarks", marked, "--out", out, "--cpus", "1", *local)
     return emopipe("pretrain", data, *where, *SMALL, *options)
 
 
@@ -72,6 +73,28 @@ def test_a_run_leaves_weights_that_say_where_they_come_from(folder):
     assert "valence and arousal against what the votes stand for" in said
 
 
+def test_the_weights_are_the_best_ones_calibrated(folder):
+    state = torch.load(folder / "run" / "state.pt", weights_only=True)["best"]
+    scores = json.loads((folder / "run" / "scores.json").read_text())
+    network, _ = checkpoint.load(folder / "run" / "best.safetensors")
+    offsets = torch.tensor(list(scores["offsets"].values()))
+    expected = (state["emo_fc_2.3.bias"][:8] + offsets) / scores["temperature"]
+    last = network.emo_fc_2[3]
+    torch.testing.assert_close(last.bias[:8], expected, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        last.weight[8:], state["emo_fc_2.3.weight"][8:], atol=1e-3, rtol=1e-3
+    )
+
+
+def test_ray_train_gives_what_this_process_gives(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    result = pretrain(folder, "on-ray", on_ray=True)
+    assert result.exit_code == 0, result.output
+    here, there = (pd.read_csv(folder / run / "metrics.csv") for run in ("run", "on-ray"))
+    same = [name for name in here if name not in ("images_per_second", "data_share")]
+    pd.testing.assert_frame_equal(here[same], there[same])
+
+
 def test_analyze_takes_the_weights_at_once(folder, tmp_path):
     face_picture().save(tmp_path / "face.png")
     model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
@@ -93,6 +116,10 @@ def test_a_finished_run_is_resumed_to_the_same_weights(folder, monkeypatch):
 def test_what_cannot_be_is_said_in_a_sentence(folder):
     assert "a positive multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
     assert "multiple of 64, not 65" in pretrain(folder, "no", "--input-size", "65").output
+    assert "multiple of 64, not 0" in pretrain(folder, "no", "--input-size", "0").output
+    assert "--seed is 0 or more" in pretrain(folder, "no", "--seed", "-1").output
+    taken = pretrain(folder, "fer2013.csv")
+    assert "fer2013.csv cannot be the run's folder (Not a directory)" in taken.output
     assert "--balance is from 0 to 1" in pretrain(folder, "no", "--balance", "2").output
     other = pretrain(folder, "no", "--landmarks", str(folder / "fer2013.csv"))
     assert "cannot be read as a Parquet table with columns name, jpg, landmarks" in " ".join(

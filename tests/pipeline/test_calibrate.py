@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from emonet.landmarked import Sample, read_samples
+from emonet.landmarks68 import Sample, read_samples
 from pipeline.calibrate import CalibrationError, main, measure
 from pipeline.faces import load_detector
 

@@ -1,9 +1,7 @@
 """A pretraining run: from FER2013 with votes and faces with landmarks to a folder with weights."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from emonet import fer2013, landmarked
+from emonet import fer2013, landmarks68
 from emonet.checkpoint import Checkpoint, CropSpec, random_weights
-from emonet.evaluation import extremes, of_fer2013, of_landmarked
+from emonet.evaluation import extremes, landmark_errors_of, of_fer2013
 from emonet.fer2013 import FaceSet, Split
 from emonet.labels import EMOTIONS_8
-from emonet.landmarked import LandmarkSet
+from emonet.landmarks68 import LandmarkSet
 from emonet.metrics import score_dimension
 from emonet.model import EmoNet
-from emonet.predictor import Predictor, resolve_device
-from emonet.pretraining import (
-    PICTURE_SIDE,
-    PretrainingTask,
-    balancing,
-    dimensions,
-    without_outliers,
-)
+from emonet.predictor import Predictor
+from emonet.pretraining import PICTURE_SIDE, PretrainingTask, class_weights, dimensions
 from emonet.recipe import Pretraining, TrainingError, TrainingSettings
 from emonet.training import Trainer
-from jobs.runs import METRICS, Finished, Shown, about_bad, finish, prepare
+from jobs.runs import Run, carry_out, settings_of
 from jobs.scorecard import as_json, dimension_table
-from jobs.train import OnStep, Place, train
+from jobs.train import OnStep, Place
 
 FER2013_CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
 """Where FER2013's pictures lie on the face, relative to the landmarks (the median of what a network
@@ -45,7 +37,7 @@ class Job:
     Attributes:
         data: FER2013, see `emonet.fer2013.read`.
         ferplus: FER+'s votes.
-        landmarks: see `emonet.landmarked.read_samples`.
+        landmarks: see `emonet.landmarks68.read_samples`.
         skip_bad: leave out bad rows of FER2013.
         width: channels of the hourglasses.
         input_size: side of the crops, pixels.
@@ -82,7 +74,7 @@ class Material:
     landmark_split: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
+def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
     """Train, keep the best weights, judge them and draw what happened.
 
     Args:
@@ -95,32 +87,34 @@ def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Conso
     Raises:
         EmopipeError: data or folder cannot be used, or training failed.
     """
+    goal = _goal(job)
     material = _read(job)
-    faces, split = material.faces, material.split
-    settings = _settings(job, material)
-    goal = _goal(job, settings)
-    prepare(folder, settings, resume=resume, overwrite=overwrite)
-    learning, selecting = material.landmark_split
-    console.print(
-        f"{faces.source}: {len(split.train):,} pictures to learn from, "
-        f"{len(split.validation):,} to select by\n"
-        f"{material.landmarked.source}: {len(learning):,} to learn from, {len(selecting):,} of "
-        f"other people to select by",
-        highlight=False,
-        soft_wrap=True,
+    faces, split, marked = material.faces, material.split, material.landmarked
+    settings = settings_of(
+        faces,
+        job.training,
+        job.place,
+        landmarks={"source": marked.source, "sha256": marked.sha256, "pictures": len(marked)},
+        network={"width": job.width, "input_size": job.input_size},
+        recipe=asdict(job.recipe),
     )
-    make = partial(make_trainer, job=job, material=material, goal=goal)
-    with Shown(console, job.training, folder / METRICS) as shown:
-        state = train(make, folder, job.place, shown)
-    finished = Finished(
-        state=state,
+    goal = replace(goal, made=settings)
+    learning, selecting = material.landmark_split
+    run = Run(
+        make=partial(make_trainer, job=job, material=material, goal=goal),
         goal=goal,
         faces=faces,
         split=split,
-        notes=[*split.notes, *about_bad(faces)],
-        class_weights=balancing(without_outliers(faces.targets[split.train]), job.recipe.balance),
+        training=job.training,
+        place=job.place,
+        about=(
+            f"{marked.source}: {len(learning):,} pictures to learn from, {len(selecting):,} of "
+            f"other people to select by",
+        ),
+        class_weights=class_weights(faces.targets[split.train], job.recipe.balance),
+        further=partial(_further, material),
     )
-    finish(finished, folder, console, partial(_further, material=material, console=console))
+    carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
 
 
 def make_trainer(on_step: OnStep, *, job: Job, material: Material, goal: Checkpoint) -> Trainer:
@@ -132,7 +126,6 @@ def make_trainer(on_step: OnStep, *, job: Job, material: Material, goal: Checkpo
         material: what to learn from.
         goal: describes the network to be trained.
     """
-    device = resolve_device("cuda" if job.place.gpu else "cpu")
     network, _ = random_weights(job.training.seed, EMOTIONS_8, job.width, job.input_size)
     task = PretrainingTask(
         material.faces,
@@ -143,39 +136,22 @@ def make_trainer(on_step: OnStep, *, job: Job, material: Material, goal: Checkpo
         goal,
         job.training.batch_size,
         job.training.seed,
-        device,
+        job.place.device,
         job.training.precision,
     )
-    return Trainer(network, task, job.training, device, on_step)
+    return Trainer(network, task, job.training, job.place.device, on_step)
 
 
 def _read(job: Job) -> Material:
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
-    marked = landmarked.read(job.landmarks, round(PICTURE_SIDE * job.input_size))
+    marked = landmarks68.read(job.landmarks, round(PICTURE_SIDE * job.input_size))
     seed = job.training.seed
     return Material(
-        faces, fer2013.split(faces, seed, "Training"), marked, landmarked.split(marked, seed)
+        faces, fer2013.split(faces, seed, "Training"), marked, landmarks68.split(marked, seed)
     )
 
 
-def _settings(job: Job, material: Material) -> dict[str, Any]:
-    """All that decides the result, as JSON has it."""
-    faces, marked = material.faces, material.landmarked
-    decisive = {
-        "emopipe": version("emopipe"),
-        "data": {"source": faces.source, "sha256": faces.sha256, "pictures": len(faces)},
-        "landmarks": {"source": marked.source, "sha256": marked.sha256, "pictures": len(marked)},
-        "network": {"width": job.width, "input_size": job.input_size},
-        "recipe": asdict(job.recipe),
-        "training": asdict(job.training),
-        "workers": job.place.workers,
-        "local": job.place.local,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(decisive))
-    return plain
-
-
-def _goal(job: Job, settings: dict[str, Any]) -> Checkpoint:
+def _goal(job: Job) -> Checkpoint:
     try:
         return Checkpoint(
             name="pretrained",
@@ -186,20 +162,21 @@ def _goal(job: Job, settings: dict[str, Any]) -> Checkpoint:
             valence_arousal="derived from expression votes, not annotated",
             licence="research use, as FER2013 and the landmark pictures that it was trained on",
             source="emopipe pretrain",
-            made=settings,
         )
     except ValueError as error:
         raise TrainingError(f"--width or --input-size: {error}") from error
 
 
 def _further(
-    network: EmoNet, predictor: Predictor, *, material: Material, console: Console
+    material: Material, network: EmoNet, predictor: Predictor, console: Console
 ) -> dict[str, Any]:
     """Judge valence, arousal and landmarks, and show that."""
     faces, split = material.faces, material.split
     scores = {}
     for test, every in split.tests.items():
         rows = every[~split.known[test]]
+        if not len(rows):
+            continue
         truth = dimensions(faces.targets[rows])
         for view, mirror in (("plain", False), ("mirror", True)):
             said = of_fer2013(predictor, faces.images[rows], mirror=mirror)
@@ -209,7 +186,7 @@ def _further(
                 )
     judged = np.concatenate(list(split.tests.values()))
     low, high = extremes(network, faces.images[judged], predictor.checkpoint.input_size)
-    errors = of_landmarked(predictor, material.landmarked, material.landmark_split[1])
+    errors = landmark_errors_of(predictor, material.landmarked, material.landmark_split[1])
     console.print("\nvalence and arousal against what the votes stand for, copies left out:")
     console.print(dimension_table(scores))
     console.print(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from emonet.augmentation import augment, carried, mirrored, placements
 from emonet.checkpoint import CropSpec
 from emonet.fer2013 import HELD_OUT, DataError
 from emonet.files import sha256_of
-from emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS
+from emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS, OUTER_EYE_CORNERS
 from emonet.recipe import Augmentation
 
 _COLUMNS = ["name", "jpg", "landmarks"]
@@ -28,7 +29,7 @@ class Sample:
     Attributes:
         person: whose face it is.
         image: (height, width, 3) uint8 RGB.
-        landmarks: (68, 2) x y in its pixels.
+        landmarks: (68, 2) float64 x y in its pixels.
     """
 
     person: str
@@ -115,7 +116,8 @@ def read(path: Path, side: int) -> LandmarkSet:
         height, width = sample.image.shape[:2]
         if height != width:
             raise DataError(f"{path}: a picture of {sample.person} is {width}×{height}, not square")
-        images.append(cv2.resize(sample.image, (side, side), interpolation=cv2.INTER_AREA))
+        how = cv2.INTER_AREA if width > side else cv2.INTER_LINEAR
+        images.append(cv2.resize(sample.image, (side, side), interpolation=how))
         points.append(2 * sample.landmarks / width - 1)
         people.append(sample.person)
     if not images:
@@ -134,7 +136,8 @@ def read_samples(path: Path, rows: int | None = None) -> Iterator[Sample]:
 
     Args:
         path: a Parquet file with the columns `name` (the person, an underscore, a number), `jpg`
-            (the picture's bytes) and `landmarks` (68 x y pairs in its pixels).
+            (the picture's bytes) and `landmarks` (x and y of 68 points in its pixels: 136 numbers
+            in one list).
         rows: how many, drawn at random but always the same; None for all.
 
     Raises:
@@ -148,15 +151,33 @@ def read_samples(path: Path, rows: int | None = None) -> Iterator[Sample]:
         ) from error
     if rows is not None and rows < len(table):
         table = table.sample(rows, random_state=0)
-    for name, jpg, landmarks in zip(*(table[column] for column in _COLUMNS), strict=True):
-        bgr = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None or np.size(landmarks) != 2 * N_LANDMARKS:
-            raise DataError(f"{path}: {name} is no picture with {N_LANDMARKS} landmarks")
-        yield Sample(
-            person=name.rpartition("_")[0],
-            image=np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8),
-            landmarks=np.asarray(landmarks, np.float64).reshape(N_LANDMARKS, 2),
-        )
+    for number, row in enumerate(zip(*(table[column] for column in _COLUMNS), strict=True)):
+        try:
+            yield _sample(*row)
+        except ValueError as problem:
+            raise DataError(f"{path}: row {number} ({row[0]}): {problem}") from problem
+
+
+def _sample(name: Any, jpg: Any, landmarks: Any) -> Sample:
+    """Make a sample of a row.
+
+    Raises:
+        ValueError: a value of the row is wrong; the text says which.
+    """
+    if not isinstance(name, str) or "_" not in name:
+        raise ValueError("the name is not a person, an underscore, a number")
+    bgr = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR) if jpg else None
+    if bgr is None:
+        raise ValueError("jpg holds no picture")
+    points = np.asarray(landmarks, np.float64)
+    if points.shape != (2 * N_LANDMARKS,) or not np.isfinite(points).all():
+        raise ValueError(f"landmarks are not {2 * N_LANDMARKS} numbers")
+    points = points.reshape(N_LANDMARKS, 2)
+    right, left = OUTER_EYE_CORNERS
+    if not np.any(points[right] != points[left]):
+        raise ValueError("the landmarks of both outer eye corners are one point")
+    image = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return Sample(name.rpartition("_")[0], image, points)
 
 
 def split(faces: LandmarkSet, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,12 +1,8 @@
 """A fine-tuning run: from FER2013 to a folder with weights, scores and plots."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,11 +11,10 @@ from emonet.checkpoint import Checkpoint, open_model, random_weights
 from emonet.fer2013 import FaceSet, Split
 from emonet.finetuning import FineTuningTask, begin
 from emonet.model import EmoNet
-from emonet.predictor import resolve_device
 from emonet.recipe import FineTuning, TrainingSettings
 from emonet.training import Trainer
-from jobs.runs import METRICS, Finished, Shown, about_bad, finish, prepare
-from jobs.train import OnStep, Place, train
+from jobs.runs import Run, carry_out, settings_of
+from jobs.train import OnStep, Place
 from pipeline.settings import DEFAULT_MODEL
 
 
@@ -35,7 +30,7 @@ class Job:
         start: name or path of the checkpoint to begin with; None for random weights of the
             bundled model's dimensions.
         tuning: what to learn.
-        training: how; precision "float32", "bfloat16" or "auto".
+        training: how.
         place: where.
     """
 
@@ -49,7 +44,7 @@ class Job:
     place: Place
 
 
-def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
+def fine_tune(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
     """Train, keep the best weights, judge them and draw what happened.
 
     Args:
@@ -65,12 +60,7 @@ def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Conso
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
     split = fer2013.split(faces, job.training.seed, job.validation)
     start, described = _start(job, faces.classes)
-    settings = _settings(job, faces, described)
-    prepare(folder, settings, resume=resume, overwrite=overwrite)
-    for line in _opening(faces, split, described, job):
-        console.print(line, highlight=False, soft_wrap=True)
-
-    goal = replace(described, classes=faces.classes, sha256="", made=settings)
+    goal = _described(job, faces, described)
     make = partial(
         make_trainer,
         job=job,
@@ -80,17 +70,9 @@ def run(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Conso
         known=described.classes,
         goal=goal,
     )
-    with Shown(console, job.training, folder / METRICS) as shown:
-        state = train(make, folder, job.place, shown)
-
-    finished = Finished(
-        state=state,
-        goal=_described(goal, described, job),
-        faces=faces,
-        split=split,
-        notes=[*split.notes, *about_bad(faces)],
-    )
-    finish(finished, folder, console)
+    what = f"{job.tuning.trained} of {described.name}" if job.start else "from scratch"
+    run = Run(make, goal, faces, split, job.training, job.place, (f"training {what}",))
+    carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
 
 
 def make_trainer(
@@ -114,7 +96,6 @@ def make_trainer(
         known: its classes.
         goal: describes the network to be trained.
     """
-    device = resolve_device("cuda" if job.place.gpu else "cpu")
     # First of all: the task moves the start model to the device.
     network = begin(start, known, faces.classes, job.tuning.trained, job.training.seed)
     task = FineTuningTask(
@@ -125,10 +106,10 @@ def make_trainer(
         goal,
         job.training.batch_size,
         job.training.seed,
-        device,
+        job.place.device,
         job.training.precision,
     )
-    return Trainer(network, task, job.training, device, on_step)
+    return Trainer(network, task, job.training, job.place.device, on_step)
 
 
 def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
@@ -141,43 +122,17 @@ def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
     return model, replace(random, crop=described.crop)
 
 
-def _settings(job: Job, faces: FaceSet, start: Checkpoint) -> dict[str, Any]:
-    """All that decides the result, as JSON has it."""
-    decisive = {
-        "emopipe": version("emopipe"),
-        "start": {"name": start.name, "sha256": start.sha256, "licence": start.licence},
-        "data": {
-            "source": faces.source,
-            "sha256": faces.sha256,
-            "pictures": len(faces),
-            "left_out": len(faces.skipped),
-            "validation": job.validation,
-        },
-        "tuning": asdict(job.tuning),
-        "training": asdict(job.training),
-        "workers": job.place.workers,
-        "local": job.place.local,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(decisive))
-    return plain
-
-
-def _opening(faces: FaceSet, split: Split, start: Checkpoint, job: Job) -> Iterator[str]:
-    tests = ", ".join(f"{name} {len(rows):,}" for name, rows in split.tests.items())
-    yield (
-        f"{faces.source}: {len(split.train):,} pictures to learn from, "
-        f"{len(split.validation):,} to select by; judged by {tests}"
+def _described(job: Job, faces: FaceSet, start: Checkpoint) -> Checkpoint:
+    """Describe the network that will come of it, and what of the start model's terms goes on."""
+    settings = settings_of(
+        faces,
+        job.training,
+        job.place,
+        start={"name": start.name, "sha256": start.sha256, "licence": start.licence},
+        validation=job.validation,
+        tuning=asdict(job.tuning),
     )
-    yield from (f"note: {note}" for note in (*split.notes, *about_bad(faces)))
-    what = f"{job.tuning.trained} of {start.name}" if job.start else "from scratch"
-    yield (
-        f"training {what}: width {start.width}, {start.input_size} px, "
-        f"{job.training.precision}, {job.place.workers} × {job.training.batch_size} a step"
-    )
-
-
-def _described(goal: Checkpoint, start: Checkpoint, job: Job) -> Checkpoint:
-    """Say what became of the start model's promises and terms."""
+    goal = replace(start, classes=faces.classes, sha256="", made=settings)
     if not job.start:
         return replace(
             goal,
