@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHARED ?= ../shared
 LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
+DATA := build/fer2013
+FER2013 = $(DATA)/fer2013.csv
 
-.PHONY: help demo test lint types check calibrate bench bench-memory bench-bookkeeping bench-ray chaos bench-data bench-landmarks
+.PHONY: help demo test lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos bench-data bench-landmarks
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -38,6 +40,15 @@ calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the
 	        --detector-weights $(SHARED)/weights || exit; \
 	done
 
+$(FER2013): | $(INSTALLED)
+	$(BIN)/python $(SHARED)/data/fer2013/to_csv.py $(DATA)
+
+pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the reference data; 70 minutes on 2 cores)
+	$(BIN)/emopipe pretrain $(FER2013) --ferplus $(DATA)/fer2013new.csv --landmarks $(LANDMARKS68) --local
+
+finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 25 minutes on 2 cores)
+	$(BIN)/emopipe finetune $(FER2013) --train all --validation Training --local
+
 bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
 	$(BIN)/python tests/bench_speed.py
 
@@ -45,7 +56,7 @@ bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p vi
 	$(BIN)/python tests/bench_memory.py
 
 bench-data: $(INSTALLED)  ## what share of a training step goes into reading and augmenting FER2013
-	$(BIN)/python tests/bench_data.py $(FER2013)
+	$(BIN)/python tests/bench_data.py $(wildcard $(FER2013))
 
 bench-landmarks: $(INSTALLED)  ## landmark errors by decoder, and steadiness on a clip (needs the reference data)
 	$(BIN)/python tests/bench_landmarks.py $(SHARED) $(MODEL)
