@@ -45,7 +45,7 @@ def fit(
 
     Class weights in the loss push probabilities towards rare classes, as if each class were that
     much more frequent. The part of it that is taken back is the one that gives the best mean of
-    accuracy and macro recall; the temperature is the likeliest.
+    accuracy and macro recall, accuracy counting twice; the temperature is the likeliest.
 
     Args:
         probabilities: (n, classes).
@@ -85,7 +85,7 @@ def fold(calibration: Calibration, network: EmoNet) -> None:
 
 def _right(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     scores = score_expressions(np.exp(_log_softmax(logits)), truth)
-    return (scores.accuracy + float(np.nanmean(scores.recall))) / 2
+    return (2 * scores.accuracy + float(np.nanmean(scores.recall))) / 3
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

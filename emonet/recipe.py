@@ -36,6 +36,9 @@ class TrainingSettings:
         precision: "float32", or "bfloat16" for autocast.
         batch_norm: "train" to take statistics of each batch, "frozen" to keep those of the start.
             Frozen layers keep theirs in any case.
+        settle: last epochs; they begin with the averaged weights and keep their batch norm's
+            statistics. A batch's own statistics hold down pictures that make the network burst
+            in use: only so is it taught not to.
         seed: of everything random.
     """
 
@@ -50,11 +53,13 @@ class TrainingSettings:
     patience: int = 4
     precision: str = "float32"
     batch_norm: str = BATCH_NORMS[0]
+    settle: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "cycles", "patience"):
             _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is 1 or more")
+        _require(0 <= self.settle <= self.epochs, "--settle is from 0 to --epochs")
         _require(self.learning_rate > 0, "--learning-rate is more than 0")
         _require(self.weight_decay >= 0, "--weight-decay is 0 or more")
         _require(self.clip > 0, "--clip is more than 0")

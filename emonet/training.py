@@ -151,7 +151,10 @@ class Trainer:
         self.best = state["best"]
 
     def _epoch(self, number: int) -> Epoch:
-        self._set_modes()
+        first_settling = self._settings.epochs - self._settings.settle + 1
+        if number == first_settling:
+            self._network.load_state_dict(self._averaged.module.state_dict())
+        self._set_modes(settling=number >= first_settling)
         total, waited = 0.0, 0.0
         began = before = time.perf_counter()
         batches = self._task.batches(number, self._worker, self._workers)
@@ -224,12 +227,12 @@ class Trainer:
         decay = min(self._settings.ema, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def _set_modes(self) -> None:
+    def _set_modes(self, *, settling: bool) -> None:
+        keeps = settling or self._settings.batch_norm == "frozen"
         self._runner.train()
         for module in self._network.modules():
             if isinstance(module, _BatchNorm):
-                learns = self._settings.batch_norm == "train" and module.weight.requires_grad
-                module.train(learns)
+                module.train(module.weight.requires_grad and not keeps)
 
     def _best_score(self) -> float:
         return max((e.score for e in self.history if e.best), default=-math.inf)

@@ -159,3 +159,25 @@ def test_settings_that_cannot_be_are_refused_by_the_name_of_their_option():
         TrainingSettings(precision="float16")
     with pytest.raises(TrainingError, match="lower --batch-size 200"):
         made(replace(SETTINGS, batch_size=200))
+
+
+def test_settling_begins_with_the_averaged_weights_and_keeps_their_statistics():
+    trainer = made(replace(SETTINGS, epochs=2, settle=1))
+    epochs = trainer.epochs()
+    next(epochs)
+    averaged = {
+        name.removeprefix("module."): tensor.clone()
+        for name, tensor in trainer.state()["averaged"].items()
+    }
+    next(epochs)
+    settled = trainer.state()["network"]
+    statistics = [name for name in settled if "running" in name]
+    assert all(torch.equal(settled[name], averaged[name]) for name in statistics)
+    steps = SETTINGS.learning_rate * trainer._steps
+    weights = [name for name in settled if name.endswith("weight")]
+    assert any(not torch.equal(settled[name], averaged[name]) for name in weights)
+    # AdamW moves a weight by about the learning rate a step, and here by much less.
+    assert max((settled[n] - averaged[n]).abs().max() for n in weights) < steps
+
+    with pytest.raises(TrainingError, match="--settle is from 0 to --epochs"):
+        replace(SETTINGS, settle=4)
