@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command import emopipe
 from made_faces import face_picture
 from made_fer2013 import write_csv
 
@@ -16,7 +17,6 @@ from emonet import checkpoint
 from emonet.checkpoint import random_weights
 from emonet.labels import EMOTIONS_8, FER2013_7
 from jobs import runs
-from jobs.cli import main
 from pipeline.results import read_results
 
 SMALL = ["--epochs", "3", "--batch-size", "16", "--cpus", "1", "--precision", "float32"]
@@ -37,14 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     (folder / "said.txt").write_text(result.output)
     return folder
-
-
-def emopipe(*arguments: str | Path) -> Result:
-    threads = torch.get_num_threads()
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def finetune(folder: Path, run: str, *options: str) -> Result:

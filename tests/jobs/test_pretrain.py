@@ -6,25 +6,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command import emopipe
 from made_faces import face_picture
 from made_fer2013 import write_csv, write_votes
 from made_landmarks import write_landmarks
 
 from emonet import checkpoint
 from emonet.labels import EMOTIONS_8
-from jobs.cli import main
 from pipeline.results import read_results
 
-SMALL = ["--width", "16", "--epochs", "2", "--batch-size", "16", "--precision", "float32"]
-
-
-def emopipe(*arguments: str | Path) -> Result:
-    threads = torch.get_num_threads()
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
+SMALL = [
+    "--width",
+    "16",
+    "--epochs",
+    "2",
+    "--settle",
+    "1",
+    "--batch-size",
+    "16",
+    "--precision",
+    "float32",
+]
 
 
 def pretrain(folder: Path, run: str, *options: str, on_ray: bool = False) -> Result:
