@@ -206,13 +206,16 @@ def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
         save_file(tensors, growing, metadata={_METADATA_KEY: json.dumps(description)})
 
 
+def inherited_licence(start: str) -> str:
+    """Give the terms of weights that were made from others with the licence `start`."""
+    bound = any(term in start.upper() for term in ("-NC", "-ND", "NON-COMMERCIAL"))
+    return start + ("; made from it: do not redistribute" if bound else "")
+
+
 def random_weights(
     seed: int, classes: tuple[str, ...], width: int, input_size: int
 ) -> tuple[EmoNet, Checkpoint]:
     """Make an untrained network for tests and speed measurements; its name and licence say so."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = EmoNet(len(classes), width).eval()
     checkpoint = Checkpoint(
         name=f"random-{seed}",
         classes=classes,
@@ -223,6 +226,9 @@ def random_weights(
         licence="none: random weights",
         source=f"torch's initialisation with seed {seed}",
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = EmoNet(len(classes), width).eval()
     return model, checkpoint
 
 

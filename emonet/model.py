@@ -66,7 +66,7 @@ class ConvBlock(nn.Module):
         self.downsample = (
             nn.Sequential(
                 nn.BatchNorm2d(channels_in),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Conv2d(channels_in, channels_out, 1, bias=False),
             )
             if channels_in != channels_out
@@ -75,11 +75,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, H, W)."""
-        first = self.conv1(F.relu(self.bn1(x)))
-        second = self.conv2(F.relu(self.bn2(first)))
-        third = self.conv3(F.relu(self.bn3(second)))
+        first = self.conv1(F.relu(self.bn1(x), inplace=True))
+        second = self.conv2(F.relu(self.bn2(first), inplace=True))
+        third = self.conv3(F.relu(self.bn3(second), inplace=True))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return shortcut + torch.cat((first, second, third), dim=1)
+        return torch.cat((first, second, third), dim=1).add_(shortcut)
 
 
 class Hourglass(nn.Module):
@@ -107,7 +107,7 @@ class Hourglass(nn.Module):
         low = self.get_submodule(f"b2_{level}")(F.max_pool2d(x, 2))
         low = self._level(level - 1, low) if level > 1 else self.b2_plus_1(low)
         low = self.get_submodule(f"b3_{level}")(low)
-        return skip + F.interpolate(low, scale_factor=2, mode="nearest")
+        return F.interpolate(low, scale_factor=2, mode="nearest").add_(skip)
 
 
 class EmoNet(nn.Module):
@@ -176,7 +176,7 @@ class EmoNet(nn.Module):
         return EmoNetOutput(heatmaps, out[:, :n], out[:, n], out[:, n + 1], first_heatmaps)
 
     def _stem(self, crops: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(crops)))
+        x = F.relu(self.bn1(self.conv1(crops)), inplace=True)
         x = F.max_pool2d(self.conv2(x), 2)
         out: Tensor = self.conv4(self.conv3(x))
         return out
@@ -185,5 +185,5 @@ class EmoNet(nn.Module):
         """Return the features and the heatmaps of one hourglass with its head."""
         x = self.get_submodule(f"top_m_{stack}")(self.get_submodule(f"m{stack}")(x))
         x = self.get_submodule(f"conv_last{stack}")(x)
-        features = F.relu(self.get_submodule(f"bn_end{stack}")(x))
+        features = F.relu(self.get_submodule(f"bn_end{stack}")(x), inplace=True)
         return features, self.get_submodule(f"l{stack}")(features)

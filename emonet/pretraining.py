@@ -1,4 +1,4 @@
-"""Training from scratch: expressions, valence, arousal and landmarks at once.
+"""Pretraining: expressions, valence, arousal and landmarks at once.
 
 A batch holds faces with FER+'s votes beside faces with landmarks; each teaches what it knows.
 Nobody has rated valence and arousal: their targets are what the votes stand for on average.

@@ -139,7 +139,7 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How to learn all outputs from scratch.
+    """How to learn all outputs at once.
 
     Attributes:
         landmark_share: faces with landmarks in a batch, for each face with votes.

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from emonet import fer2013
-from emonet.checkpoint import Checkpoint, open_model, random_weights
+from emonet.checkpoint import Checkpoint, inherited_licence, open_model, random_weights
 from emonet.fer2013 import FaceSet, Split
 from emonet.finetuning import FineTuningTask, begin
 from emonet.model import EmoNet
@@ -145,10 +145,9 @@ def _described(job: Job, faces: FaceSet, start: Checkpoint) -> Checkpoint:
         "emotion": "held by a penalty while the emotion branch was trained",
         "all": "held by a penalty while the whole network was trained",
     }[job.tuning.trained]
-    bound = any(term in start.licence.upper() for term in ("-NC", "-ND", "NON-COMMERCIAL"))
     return replace(
         goal,
         valence_arousal=f"{start.valence_arousal} ({held})",
-        licence=start.licence + ("; made from it: do not redistribute" if bound else ""),
+        licence=inherited_licence(start.licence),
         source=f"emopipe finetune from {start.name} (SHA-256 {start.sha256}) on {job.data.name}",
     )

@@ -1,4 +1,4 @@
-"""`emopipe pretrain`: a small EmoNet from scratch, as the bundled one was made."""
+"""`emopipe pretrain`: all outputs of a small EmoNet at once, as the bundled one was made."""
 
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,23 @@ _PRETRAINING = Pretraining()
     required=True,
     help="Parquet table of face pictures with 68 landmarks: name, jpg, landmarks.",
 )
-@number(
-    "width", 128, "Channels of the hourglasses, a multiple of 16; the published network's: 256."
+@click.option(
+    "--from",
+    "start",
+    help="Model with these 8 classes to begin with: a name (see `emopipe models list`) or a "
+    "checkpoint's path.  [default: random weights]",
 )
-@number("input_size", 64, "Side of the crops, pixels, a multiple of 64.")
+@click.option(
+    "--width",
+    type=int,
+    help="Channels of the hourglasses, a multiple of 16; the published network's: 256.  "
+    "[default: 128, or those of --from]",
+)
+@click.option(
+    "--input-size",
+    type=int,
+    help="Side of the crops, pixels, a multiple of 64.  [default: 64, or that of --from]",
+)
 @number("landmark_share", _PRETRAINING.landmark_share, "Faces with landmarks for each with votes.")
 @number("balance", _PRETRAINING.balance, "How much more rare classes weigh: 0 none, 1 in full.")
 @training_options(
@@ -40,13 +53,14 @@ def pretrain(
     data: Path,
     ferplus: Path,
     landmarks: Path,
-    width: int,
-    input_size: int,
+    start: str | None,
+    width: int | None,
+    input_size: int | None,
     landmark_share: float,
     balance: float,
     **options: Any,
 ) -> None:
-    """Train a small EmoNet from scratch: 8 expressions, valence, arousal, 68 landmarks.
+    """Train a small EmoNet: 8 expressions, valence, arousal, 68 landmarks.
 
     DATA is fer2013.csv or icml_face_data.csv (or .gz of them). A tenth of its Training pictures
     and of the people with landmarks are held out to select by. Leaves best.safetensors, which
@@ -61,6 +75,7 @@ def pretrain(
         ferplus=ferplus,
         landmarks=landmarks,
         skip_bad=options["skip_bad"],
+        start=start,
         width=width,
         input_size=input_size,
         recipe=Pretraining(landmark_share, balance),

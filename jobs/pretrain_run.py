@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from emonet import fer2013, landmarks68
-from emonet.checkpoint import Checkpoint, CropSpec, random_weights
+from emonet.checkpoint import (
+    Checkpoint,
+    CropSpec,
+    inherited_licence,
+    open_model,
+    random_weights,
+)
 from emonet.evaluation import extremes, landmark_errors_of, of_fer2013
 from emonet.fer2013 import FaceSet, Split
 from emonet.labels import EMOTIONS_8
@@ -30,6 +36,14 @@ FER2013_CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
 trained on them finds)."""
 
 
+WIDTH = 128
+INPUT_SIZE = 64
+
+SPLIT_SEED = 0
+"""What is held out is the same in every run: one that begins with another's weights must not be
+selected by what that one learnt from."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A run as it is asked for.
@@ -39,8 +53,9 @@ class Job:
         ferplus: FER+'s votes.
         landmarks: see `emonet.landmarks68.read_samples`.
         skip_bad: leave out bad rows of FER2013.
-        width: channels of the hourglasses.
-        input_size: side of the crops, pixels.
+        start: name or path of the checkpoint to begin with; None for random weights.
+        width: channels of the hourglasses; None for the start's, or WIDTH.
+        input_size: side of the crops, pixels; None for the start's, or INPUT_SIZE.
         recipe: what to learn.
         training: how.
         place: where.
@@ -50,8 +65,9 @@ class Job:
     ferplus: Path
     landmarks: Path
     skip_bad: bool
-    width: int
-    input_size: int
+    start: str | None
+    width: int | None
+    input_size: int | None
     recipe: Pretraining
     training: TrainingSettings
     place: Place
@@ -87,21 +103,22 @@ def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: 
     Raises:
         EmopipeError: data or folder cannot be used, or training failed.
     """
-    goal = _goal(job)
-    material = _read(job)
+    network, goal = _begin(job)
+    material = _read(job, goal.input_size)
     faces, split, marked = material.faces, material.split, material.landmarked
     settings = settings_of(
         faces,
         job.training,
         job.place,
         landmarks={"source": marked.source, "sha256": marked.sha256, "pictures": len(marked)},
-        network={"width": job.width, "input_size": job.input_size},
+        network={"width": goal.width, "input_size": goal.input_size},
+        **({"start": {"name": job.start, "sha256": goal.sha256}} if job.start else {}),
         recipe=asdict(job.recipe),
     )
-    goal = replace(goal, made=settings)
+    goal = replace(goal, made=settings, sha256="")
     learning, selecting = material.landmark_split
     run = Run(
-        make=partial(make_trainer, job=job, material=material, goal=goal),
+        make=partial(make_trainer, job=job, material=material, network=network, goal=goal),
         goal=goal,
         faces=faces,
         split=split,
@@ -117,16 +134,18 @@ def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: 
     carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
 
 
-def make_trainer(on_step: OnStep, *, job: Job, material: Material, goal: Checkpoint) -> Trainer:
+def make_trainer(
+    on_step: OnStep, *, job: Job, material: Material, network: EmoNet, goal: Checkpoint
+) -> Trainer:
     """Make the trainer, on the machine where it will run.
 
     Args:
         on_step: told of each step.
         job: what to do.
         material: what to learn from.
-        goal: describes the network to be trained.
+        network: to be trained.
+        goal: describes it.
     """
-    network, _ = random_weights(job.training.seed, EMOTIONS_8, job.width, job.input_size)
     task = PretrainingTask(
         material.faces,
         material.split,
@@ -142,29 +161,53 @@ def make_trainer(on_step: OnStep, *, job: Job, material: Material, goal: Checkpo
     return Trainer(network, task, job.training, job.place.device, on_step)
 
 
-def _read(job: Job) -> Material:
+def _read(job: Job, input_size: int) -> Material:
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
-    marked = landmarks68.read(job.landmarks, round(PICTURE_SIDE * job.input_size))
-    seed = job.training.seed
+    marked = landmarks68.read(job.landmarks, round(PICTURE_SIDE * input_size))
     return Material(
-        faces, fer2013.split(faces, seed, "Training"), marked, landmarks68.split(marked, seed)
+        faces,
+        fer2013.split(faces, SPLIT_SEED, "Training"),
+        marked,
+        landmarks68.split(marked, SPLIT_SEED),
     )
 
 
-def _goal(job: Job) -> Checkpoint:
-    try:
-        return Checkpoint(
-            name="pretrained",
-            classes=EMOTIONS_8,
-            width=job.width,
-            input_size=job.input_size,
-            crop=FER2013_CROP,
-            valence_arousal="derived from expression votes, not annotated",
-            licence="research use, as FER2013 and the landmark pictures that it was trained on",
-            source="emopipe pretrain",
+def _begin(job: Job) -> tuple[EmoNet, Checkpoint]:
+    """Return the network to be trained, and what will come of it under the start's SHA-256."""
+    terms = "research use, as FER2013 and the landmark pictures that it was trained on"
+    if not job.start:
+        width = WIDTH if job.width is None else job.width
+        size = INPUT_SIZE if job.input_size is None else job.input_size
+        try:
+            network, random = random_weights(job.training.seed, EMOTIONS_8, width, size)
+        except ValueError as error:
+            raise TrainingError(f"--width or --input-size: {error}") from error
+        return network, _goal(random, terms, "emopipe pretrain")
+    network, start = open_model(job.start)
+    if start.classes != EMOTIONS_8:
+        raise TrainingError(
+            f"--from {job.start} tells {', '.join(start.classes)}: begin with a model of the "
+            f"classes {', '.join(EMOTIONS_8)}, in this order"
         )
-    except ValueError as error:
-        raise TrainingError(f"--width or --input-size: {error}") from error
+    for option, asked, its in (
+        ("--width", job.width, start.width),
+        ("--input-size", job.input_size, start.input_size),
+    ):
+        if asked not in (None, its):
+            raise TrainingError(f"{option} {asked} is not {its}, that of --from: leave it out")
+    source = f"emopipe pretrain from {start.name} (SHA-256 {start.sha256})"
+    return network, _goal(start, inherited_licence(start.licence), source)
+
+
+def _goal(start: Checkpoint, licence: str, source: str) -> Checkpoint:
+    return replace(
+        start,
+        name="pretrained",
+        crop=FER2013_CROP,
+        valence_arousal="derived from expression votes, not annotated",
+        licence=licence,
+        source=source,
+    )
 
 
 def _further(

@@ -116,6 +116,33 @@ def test_a_finished_run_is_resumed_to_the_same_weights(folder, monkeypatch):
     assert (folder / "run" / "best.safetensors").read_bytes() == before
 
 
+def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    start = folder / "run" / "best.safetensors"
+    first, described = checkpoint.load(start)
+    arguments = ("--from", str(start), "--learning-rate", "1e-9", "--ema", "0")
+    where = ("--ferplus", folder / "fer2013new.csv", "--landmarks", folder / "marked.parquet")
+    how = ("--local", "--out", folder / "further", *SMALL[2:], "--epochs", "1", "--settle", "1")
+    result = emopipe("pretrain", folder / "fer2013.csv", *where, *how, *arguments)
+    assert result.exit_code == 0, result.output
+    further, made = checkpoint.load(folder / "further" / "best.safetensors")
+    assert made.width == 16
+    assert made.made["start"]["sha256"] == described.sha256
+    assert described.sha256 in made.source
+    torch.testing.assert_close(
+        further.get_parameter("conv1.weight"), first.get_parameter("conv1.weight")
+    )
+
+    wrong = pretrain(folder, "no", "--from", str(start), "--width", "32")
+    assert "--width 32 is not 16, that of --from" in wrong.output
+    seven = folder / "seven.safetensors"
+    other, random = checkpoint.random_weights(0, EMOTIONS_8[:7], 16, 64)
+    checkpoint.save(other, random, seven)
+    assert "begin with a model of the classes" in " ".join(
+        pretrain(folder, "no", "--from", str(seven)).output.split()
+    )
+
+
 def test_what_cannot_be_is_said_in_a_sentence(folder):
     assert "a positive multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
     assert "multiple of 64, not 65" in pretrain(folder, "no", "--input-size", "65").output
