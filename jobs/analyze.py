@@ -70,7 +70,7 @@ class Spread:
         cpus_each: what each actor asks Ray for.
         gpus_each: what each actor of the network asks Ray for.
         threads: of each actor, for detection and network.
-        segment_spans: spans of a segment.
+        segment_spans: most spans of a segment.
     """
 
     face_actors: int
@@ -89,6 +89,7 @@ class Pool:
     size: int
     cpus_each: float
     gpus_each: float = 0.0
+    ahead: int = 1  # messages an actor is given at once; what waits for one no other can take
 
 
 def run(
@@ -135,7 +136,8 @@ def run(
                     ray.put(detector_files),
                     ledger=None,
                 )
-                book = Bookkeeper(store, files, sampler(settings), spread.segment_spans, observer)
+                tasks = [Task(file, settings.backend) for file in files]
+                book = Bookkeeper(store, tasks, sampler(settings), spread.segment_spans, observer)
                 return _passes(book, recipe, spread)
 
             return conduct(inputs, out, settings, checkpoint, overwrite, observer, work)
@@ -241,7 +243,7 @@ def _pools(
 ) -> list[Pool]:
     """Return the pools of a pass, in the order in which messages go through them."""
     sampling, size = sampler(recipe.settings), spread.segment_spans
-    prober = Pool((partial(Prober, sampling, book.here, size),), 1, spread.cpus_each)
+    prober = Pool((partial(Prober, sampling, book.here, size),), 1, spread.cpus_each, ahead=2)
     probing = [prober] if any(isinstance(one, Task) for one in todo) else []
     faces, network = partial(FaceFinder, recipe), partial(NetworkRunner, recipe)
     # All there is to do is known where nothing is to be probed: a suspect span, say, is alone.
@@ -251,7 +253,7 @@ def _pools(
     return [
         *probing,
         Pool((faces,), n_faces, spread.cpus_each),
-        Pool((network,), spread.network_actors, spread.cpus_each, spread.gpus_each),
+        Pool((network,), spread.network_actors, spread.cpus_each, spread.gpus_each, ahead=2),
     ]
 
 
@@ -269,7 +271,9 @@ def _messages(
         rows = rows.map_batches(
             Worker,
             fn_constructor_args=(ledger, pool.stages),
-            compute=ray.data.ActorPoolStrategy(size=pool.size),
+            compute=ray.data.ActorPoolStrategy(
+                size=pool.size, max_tasks_in_flight_per_actor=pool.ahead
+            ),
             batch_size=1,
             batch_format="numpy",
             num_cpus=pool.cpus_each,

@@ -28,7 +28,7 @@ class _Open:
     """An input that is not committed."""
 
     file: InputFile
-    backend: str = "auto"
+    backend: str
     video: Video | None = None
     key: str = ""
     wanted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -44,16 +44,16 @@ class Bookkeeper:
 
     Args:
         store: the output; only this writes it.
-        files: the inputs to be done.
+        tasks: the inputs to be done.
         sampling: gives a video's frame numbers to look at.
-        segment_spans: spans of a segment.
+        segment_spans: most spans of a segment.
         observer: is told how it goes on.
     """
 
     def __init__(
         self,
         store: Store,
-        files: list[InputFile],
+        tasks: list[Task],
         sampling: Callable[[Video], NDArray[np.int64]],
         segment_spans: int,
         observer: Observer,
@@ -62,7 +62,7 @@ class Bookkeeper:
         self._sampling = sampling
         self._segment_spans = segment_spans
         self._observer = observer
-        self._open = {file.name: _Open(file) for file in files}
+        self._open = {task.file.name: _Open(task.file, task.backend) for task in tasks}
         self._here = store.begun()
         self._suspects: set[tuple[str, int]] = set()
         self._alone: tuple[str, int] | None = None
@@ -152,7 +152,8 @@ class Bookkeeper:
 
     def _plan(self, name: str, video: Video) -> Done | None:
         one = self._open.get(name)
-        if one is None or one.video or one.backend not in ("auto", video.backend):
+        late = one and one.backend != "decord" and video.backend == "decord"
+        if one is None or one.video or late:
             return None
         one.video, one.key = video, part_key(video)
         one.wanted = self._sampling(video)

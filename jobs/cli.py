@@ -21,6 +21,7 @@ from jobs.pretrain import pretrain
 from pipeline.faces import DETECTORS, LONG_SIDE
 from pipeline.results import LANDMARK_TYPES, VideoRecord, videos_path
 from pipeline.settings import CROPS, DEFAULT_DETECTOR, DEFAULT_MODEL, PRECISIONS, Settings
+from pipeline.video import BACKENDS, DEFAULT_BACKEND
 
 EXIT_SOME_FAILED = 3
 
@@ -113,6 +114,13 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--roi",
                 metavar="X1,Y1,X2,Y2",
                 help="Only faces whose centre lies in this rectangle, pixels of the frame.",
+            ),
+            click.option(
+                "--backend",
+                type=click.Choice(BACKENDS),
+                default=DEFAULT_BACKEND,
+                show_default=True,
+                help="What decodes videos; decord needs more time and memory.",
             ),
             click.option(
                 "--crop",

@@ -32,7 +32,7 @@ PACKAGES = {
 """Distributions that the work depends on, and what importing them proves."""
 
 ADVICE = {
-    "decord": "not needed: PyAV decodes everything, decord (x86-64 only) is tried first",
+    "decord": "not needed: PyAV decodes, decord (x86-64 only) for --backend decord",
     "opencv-python": "if libGL.so.1 is missing: apt-get install libgl1, or put "
     "opencv-python-headless in its place",
 }

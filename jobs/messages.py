@@ -17,11 +17,11 @@ class Task:
 
     Attributes:
         file: which.
-        backend: "auto", or "pyav" where decord stumbled.
+        backend: who is to decode it.
     """
 
     file: InputFile
-    backend: str = "auto"
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,13 @@ class Redo:
 Message = Task | Planned | Failed | Segment | Found | Rows | Lost | Redo
 
 
-def segments(video: Video, spans: Mapping[int, NDArray[np.int64]], size: int) -> Iterator[Segment]:
-    """Divide spans into segments of so many."""
+def segments(video: Video, spans: Mapping[int, NDArray[np.int64]], most: int) -> Iterator[Segment]:
+    """Divide spans into segments of so many, smaller ones towards the end.
+
+    Each has at most half of what is left, so that actors that share a video end together.
+    """
     order = list(spans)
-    for first in range(0, len(order), size):
-        yield Segment(video, {span: spans[span] for span in order[first : first + size]})
+    while order:
+        size = min(most, -(-len(order) // 2))
+        yield Segment(video, {span: spans[span] for span in order[:size]})
+        del order[:size]

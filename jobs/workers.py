@@ -84,7 +84,7 @@ class Prober:
     Args:
         sampling: gives a video's frame numbers to look at.
         here: spans that are not to be done again, by `part_key`.
-        segment_spans: spans of a segment.
+        segment_spans: most spans of a segment.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from emonet.errors import EmopipeError
 from pipeline import readers
-from pipeline.video import Glance, Video, VideoError, glance, probe
+from pipeline.video import DEFAULT_BACKEND, Glance, Video, VideoError, glance, probe
 
 SLOTS = 2
 SLOT_BYTES = 24 * 2**20
@@ -121,18 +121,17 @@ class Decoder:
         """The child's process id, where there is one."""
         return self._child.process.pid if self._child else None
 
-    def probe(self, path: Path, name: str, backend: str = "auto") -> Video:
+    def probe(self, path: Path, name: str, backend: str = DEFAULT_BACKEND) -> Video:
         """Run `pipeline.video.probe` in the child; where decord keeps bringing it down, with PyAV.
 
         Raises:
             VideoError: The file has no frame that can be had.
             DecodeError: The child crashed, hung or outgrew its memory, time and again.
         """
-        last = "pyav" if backend == "auto" else backend
         for attempt in (backend, backend):
             with suppress(DecodeError):
                 return self._probe(path, name, attempt)
-        return self._probe(path, name, last)
+        return self._probe(path, name, "pyav")
 
     def glance(self, path: Path) -> Glance:
         """Run `pipeline.video.glance` in the child.

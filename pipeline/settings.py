@@ -19,7 +19,7 @@ from emonet.files import sha256_of
 from pipeline.align import CropMode
 from pipeline.faces import DETECTORS, LONG_SIDE, Selection, weights_files
 from pipeline.results import LANDMARK_TYPES
-from pipeline.video import Video, sample
+from pipeline.video import BACKENDS, DEFAULT_BACKEND, Video, sample
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
     from emonet.checkpoint import Checkpoint
@@ -48,6 +48,7 @@ class Settings:
         detector_weights: its weights' file or folder; None for where `models fetch` puts them.
         detect_size: px, frames whose longer side is larger are shrunk to it for detection.
         selection: which of the found faces count.
+        backend: one of `BACKENDS`, which decodes.
         crop: "square" (the published evaluation's, around the landmarks) or "box" (the published
             demo's: the detector's box, stretched).
         stride: look at every stride-th frame.
@@ -70,6 +71,7 @@ class Settings:
     detector_weights: Path | None = None
     detect_size: int = LONG_SIDE
     selection: Selection = field(default_factory=Selection)
+    backend: str = DEFAULT_BACKEND
     crop: CropMode = CROPS[0]
     stride: int = 1
     fps: float | None = None
@@ -85,6 +87,7 @@ class Settings:
         names = self.classes or ("one",)
         _require(len(set(names)) == len(names) and all(names), "--classes are distinct names a,b,c")
         _require(self.detector in DETECTORS, f"--detector is one of {', '.join(DETECTORS)}")
+        _require(self.backend in BACKENDS, f"--backend is one of {', '.join(BACKENDS)}")
         _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
         _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
         _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
@@ -155,6 +158,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "detector_weights": {name: sha256_of(path) for name, path in detector_files.items()},
         "detect_size": settings.detect_size,
         **vars(settings.selection),
+        "backend": settings.backend,
         "crop": settings.crop,
         "stride": settings.stride,
         "fps": settings.fps,

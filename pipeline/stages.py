@@ -64,14 +64,18 @@ class FaceStage:
     def __exit__(self, *exception: object) -> None:
         self._decoder.__exit__(*exception)
 
-    def probe(self, file: InputFile, backend: str = "auto") -> Video:
+    def probe(self, file: InputFile, backend: str | None = None) -> Video:
         """Index a file in the decoding child, which a broken file may crash or hang.
+
+        Args:
+            file: which.
+            backend: who is to decode it; None for the settings' choice.
 
         Raises:
             VideoError: it has no frame to look at.
             DecodeError: the child crashed or hung over it.
         """
-        return self._decoder.probe(file.path, file.name, backend)
+        return self._decoder.probe(file.path, file.name, backend or self._settings.backend)
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]

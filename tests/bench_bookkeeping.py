@@ -61,10 +61,10 @@ def drive(folder: Path, videos: int, frames: int) -> None:
     """Do so many videos of so many frames and see that all is there."""
     folder.mkdir()
     stubs = {f"{i}.mp4": a_video(folder, f"{i}.mp4", frames) for i in range(videos)}
-    files = [InputFile(video.path, name) for name, video in stubs.items()]
+    tasks = [Task(InputFile(video.path, name), "pyav") for name, video in stubs.items()]
     description = {"settings": {}}
     with open_store(folder / "results.parquet", description, EMOTIONS_8, "none") as store:
-        book = Bookkeeper(store, files, every_frame, SEGMENT_SPANS, Observer())
+        book = Bookkeeper(store, tasks, every_frame, SEGMENT_SPANS, Observer())
         done = [
             record
             for task in book.todo()

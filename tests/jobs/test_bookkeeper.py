@@ -41,8 +41,11 @@ def opened(out: Path):
 
 
 def book_of(store: Store, videos: Iterable[Video], observer: Observer | None = None) -> Bookkeeper:
-    files = [InputFile(video.path, video.name) for video in videos]
-    return Bookkeeper(store, files, every_frame, 2, observer or Observer())
+    return Bookkeeper(store, list(map(task, videos)), every_frame, 2, observer or Observer())
+
+
+def task(video: Video) -> Task:
+    return Task(InputFile(video.path, video.name), video.backend)
 
 
 def planned(video: Video) -> Planned:
@@ -76,7 +79,7 @@ def test_a_video_is_committed_with_its_last_span(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 3 * SPAN)
     with opened(out) as store:
         book = book_of(store, [video])
-        assert book.todo() == [Task(InputFile(video.path, "a.mp4"))]
+        assert book.todo() == [task(video)]
         *first, last = answers(store, video)
         assert committed(book, first) == []
         assert spans_to_do(book) == [("a.mp4", 2)]
@@ -87,8 +90,7 @@ def test_a_video_is_committed_with_its_last_span(out, tmp_path):
 def test_a_video_without_sampled_frames_is_committed_when_planned(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 8)
     with opened(out) as store:
-        files = [InputFile(video.path, video.name)]
-        book = Bookkeeper(store, files, lambda _: np.zeros(0, np.int64), 2, Observer())
+        book = Bookkeeper(store, [task(video)], lambda _: np.zeros(0, np.int64), 2, Observer())
         (record,) = committed(book, [planned(video)])
         assert (record.status, record.frames) == ("failed", 0)
         assert "no frame lies between --start and --end" in record.error
@@ -118,7 +120,7 @@ def test_the_order_of_messages_does_not_matter(data, tmp_path_factory):
         ]
         book = Bookkeeper(
             store,
-            [*(InputFile(v.path, v.name) for v in (sound, holed, odd)), broken],
+            [*map(task, (sound, holed, odd)), Task(broken, "pyav")],
             every_frame,
             2,
             Observer(),
