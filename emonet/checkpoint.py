@@ -99,12 +99,15 @@ class Checkpoint:
             )
 
 
-def open_model(model: str, classes: tuple[str, ...] | None = None) -> tuple[EmoNet, Checkpoint]:
-    """Load what `--model` names: a model of the registry, or a file.
+def open_model(
+    model: str, classes: tuple[str, ...] | None = None, option: str = "--model"
+) -> tuple[EmoNet, Checkpoint]:
+    """Load a model of the registry, or a file.
 
     Args:
         model: the name or the path.
         classes: names for its classes, in the order of its logits, instead of its own.
+        option: which names it, for errors.
 
     Raises:
         CheckpointError: there is no such file, it is no EmoNet, it is not the registry's file, or
@@ -119,7 +122,7 @@ def open_model(model: str, classes: tuple[str, ...] | None = None) -> tuple[EmoN
     else:
         known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
         raise CheckpointError(
-            f"--model {model}: there is no such file, and no model of that name; "
+            f"{option} {model}: there is no such file, and no model of that name; "
             f"give the path of a .safetensors or .pth file, or one of {known}"
         )
     if classes is None:
@@ -206,10 +209,13 @@ def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
         save_file(tensors, growing, metadata={_METADATA_KEY: json.dumps(description)})
 
 
+_MADE_FROM_IT = "; made from it: do not redistribute"
+
+
 def inherited_licence(start: str) -> str:
     """Give the terms of weights that were made from others with the licence `start`."""
     bound = any(term in start.upper() for term in ("-NC", "-ND", "NON-COMMERCIAL"))
-    return start + ("; made from it: do not redistribute" if bound else "")
+    return start + (_MADE_FROM_IT if bound and _MADE_FROM_IT not in start else "")
 
 
 def random_weights(

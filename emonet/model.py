@@ -51,7 +51,8 @@ class ConvBlock(nn.Module):
     """Hierarchical pre-activation block: three 3×3 convolutions in a row, their outputs joined.
 
     The convolutions give 1/2, 1/4 and 1/4 of the output channels; the input is added to their
-    concatenation, through a 1×1 convolution where the channel counts differ.
+    concatenation, through a 1×1 convolution where the channel counts differ. The ReLUs work in
+    place: on what batch norm has just made, which nobody else needs.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:

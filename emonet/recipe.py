@@ -9,6 +9,12 @@ BATCH_NORMS = ("train", "frozen")
 PARTS = ("head", "emotion", "all")
 BALANCES = ("none", "loss", "sampling")
 
+WIDTH = 128
+"""Channels of the hourglasses of a network that is trained from scratch."""
+
+INPUT_SIZE = 64
+"""Side of its crops, pixels."""
+
 
 class TrainingError(EmopipeError):
     """Training that cannot be done or gone on with as asked for."""
@@ -39,7 +45,7 @@ class TrainingSettings:
         settle: last epochs; they begin with the averaged weights and keep their batch norm's
             statistics. A batch's own statistics hold down pictures that make the network burst
             in use: only so is it taught not to.
-        seed: of everything random.
+        seed: of what is random in training.
     """
 
     epochs: int = 12

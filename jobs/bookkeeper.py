@@ -152,8 +152,9 @@ class Bookkeeper:
 
     def _plan(self, name: str, video: Video) -> Done | None:
         one = self._open.get(name)
-        late = one and one.backend != "decord" and video.backend == "decord"
-        if one is None or one.video or late:
+        if one is None or one.video:
+            return None
+        if (one.backend, video.backend) == ("pyav", "decord"):  # of before its Redo
             return None
         one.video, one.key = video, part_key(video)
         one.wanted = self._sampling(video)

@@ -120,7 +120,7 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(BACKENDS),
                 default=DEFAULT_BACKEND,
                 show_default=True,
-                help="What decodes videos; decord needs more time and memory.",
+                help="What decodes; decord (slower) where it reads a video as PyAV does.",
             ),
             click.option(
                 "--crop",

@@ -13,7 +13,7 @@ from emonet.finetuning import FineTuningTask, begin
 from emonet.model import EmoNet
 from emonet.recipe import FineTuning, TrainingSettings
 from emonet.training import Trainer
-from jobs.runs import Run, carry_out, settings_of
+from jobs.runs import Run, carry_out, refuse_to_replace, settings_of
 from jobs.train import OnStep, Place
 from pipeline.settings import DEFAULT_MODEL
 
@@ -57,6 +57,8 @@ def fine_tune(job: Job, folder: Path, *, resume: bool, overwrite: bool, console:
     Raises:
         EmopipeError: data, checkpoint or folder cannot be used, or training failed.
     """
+    if job.start:
+        refuse_to_replace(job.start, folder, overwrite=overwrite)
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
     split = fer2013.split(faces, job.training.seed, job.validation)
     start, described = _start(job, faces.classes)
@@ -113,7 +115,7 @@ def make_trainer(
 
 
 def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
-    model, described = open_model(job.start or DEFAULT_MODEL)
+    model, described = open_model(job.start or DEFAULT_MODEL, option="--from")
     if job.start:
         return model, described
     model, random = random_weights(

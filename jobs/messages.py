@@ -87,12 +87,17 @@ Message = Task | Planned | Failed | Segment | Found | Rows | Lost | Redo
 
 
 def segments(video: Video, spans: Mapping[int, NDArray[np.int64]], most: int) -> Iterator[Segment]:
-    """Divide spans into segments of so many, smaller ones towards the end.
+    """Divide spans into segments, smaller ones towards the end: actors then end together.
 
-    Each has at most half of what is left, so that actors that share a video end together.
+    Args:
+        video: whose.
+        spans: span index to frame numbers.
+        most: spans of a segment, down to a quarter of it at the end. It is all of them that many
+            where decoding can only begin at the file's start.
     """
     order = list(spans)
+    least = max(1, most // 4) if len(video.keys) else most
     while order:
-        size = min(most, -(-len(order) // 2))
+        size = max(least, min(most, -(-len(order) // 2)))
         yield Segment(video, {span: spans[span] for span in order[:size]})
         del order[:size]

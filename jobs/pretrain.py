@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from emonet.recipe import Pretraining, TrainingSettings
+from emonet.recipe import INPUT_SIZE, WIDTH, Pretraining, TrainingSettings
 from jobs.training_options import number, place_and_training, run_in_folder, training_options
 
 _PRETRAINING = Pretraining()
@@ -35,12 +35,13 @@ _PRETRAINING = Pretraining()
     "--width",
     type=int,
     help="Channels of the hourglasses, a multiple of 16; the published network's: 256.  "
-    "[default: 128, or those of --from]",
+    f"[default: {WIDTH}, or those of --from]",
 )
 @click.option(
     "--input-size",
     type=int,
-    help="Side of the crops, pixels, a multiple of 64.  [default: 64, or that of --from]",
+    help="Side of the crops, pixels, a multiple of 64.  "
+    f"[default: {INPUT_SIZE}, or that of --from]",
 )
 @number("landmark_share", _PRETRAINING.landmark_share, "Faces with landmarks for each with votes.")
 @number("balance", _PRETRAINING.balance, "How much more rare classes weigh: 0 none, 1 in full.")

@@ -25,9 +25,9 @@ from emonet.metrics import score_dimension
 from emonet.model import EmoNet
 from emonet.predictor import Predictor
 from emonet.pretraining import PICTURE_SIDE, PretrainingTask, class_weights, dimensions
-from emonet.recipe import Pretraining, TrainingError, TrainingSettings
+from emonet.recipe import INPUT_SIZE, WIDTH, Pretraining, TrainingError, TrainingSettings
 from emonet.training import Trainer
-from jobs.runs import Run, carry_out, settings_of
+from jobs.runs import Run, carry_out, refuse_to_replace, settings_of
 from jobs.scorecard import as_json, dimension_table
 from jobs.train import OnStep, Place
 
@@ -36,8 +36,7 @@ FER2013_CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
 trained on them finds)."""
 
 
-WIDTH = 128
-INPUT_SIZE = 64
+TERMS = "research use, as FER2013 and the landmark pictures that it was trained on"
 
 SPLIT_SEED = 0
 """What is held out is the same in every run: one that begins with another's weights must not be
@@ -54,8 +53,8 @@ class Job:
         landmarks: see `emonet.landmarks68.read_samples`.
         skip_bad: leave out bad rows of FER2013.
         start: name or path of the checkpoint to begin with; None for random weights.
-        width: channels of the hourglasses; None for the start's, or WIDTH.
-        input_size: side of the crops, pixels; None for the start's, or INPUT_SIZE.
+        width: channels of the hourglasses; None for the start's.
+        input_size: side of the crops, pixels; None for the start's.
         recipe: what to learn.
         training: how.
         place: where.
@@ -103,7 +102,10 @@ def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: 
     Raises:
         EmopipeError: data or folder cannot be used, or training failed.
     """
-    network, goal = _begin(job)
+    if job.start:
+        refuse_to_replace(job.start, folder, overwrite=overwrite)
+    network, start = _start(job)
+    goal = _goal(job, start)
     material = _read(job, goal.input_size)
     faces, split, marked = material.faces, material.split, material.landmarked
     settings = settings_of(
@@ -112,10 +114,11 @@ def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: 
         job.place,
         landmarks={"source": marked.source, "sha256": marked.sha256, "pictures": len(marked)},
         network={"width": goal.width, "input_size": goal.input_size},
-        **({"start": {"name": job.start, "sha256": goal.sha256}} if job.start else {}),
+        start={"name": start.name, "sha256": start.sha256, "licence": start.licence},
+        split_seed=SPLIT_SEED,
         recipe=asdict(job.recipe),
     )
-    goal = replace(goal, made=settings, sha256="")
+    goal = replace(goal, made=settings)
     learning, selecting = material.landmark_split
     run = Run(
         make=partial(make_trainer, job=job, material=material, network=network, goal=goal),
@@ -125,6 +128,8 @@ def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: 
         training=job.training,
         place=job.place,
         about=(
+            f"training all of {start.name}",
+            *_contaminated(start, settings),
             f"{marked.source}: {len(learning):,} pictures to learn from, {len(selecting):,} of "
             f"other people to select by",
         ),
@@ -172,18 +177,16 @@ def _read(job: Job, input_size: int) -> Material:
     )
 
 
-def _begin(job: Job) -> tuple[EmoNet, Checkpoint]:
-    """Return the network to be trained, and what will come of it under the start's SHA-256."""
-    terms = "research use, as FER2013 and the landmark pictures that it was trained on"
+def _start(job: Job) -> tuple[EmoNet, Checkpoint]:
+    """Return what is to be trained: the weights of --from, or random ones."""
     if not job.start:
         width = WIDTH if job.width is None else job.width
         size = INPUT_SIZE if job.input_size is None else job.input_size
         try:
-            network, random = random_weights(job.training.seed, EMOTIONS_8, width, size)
+            return random_weights(job.training.seed, EMOTIONS_8, width, size)
         except ValueError as error:
             raise TrainingError(f"--width or --input-size: {error}") from error
-        return network, _goal(random, terms, "emopipe pretrain")
-    network, start = open_model(job.start)
+    network, start = open_model(job.start, option="--from")
     if start.classes != EMOTIONS_8:
         raise TrainingError(
             f"--from {job.start} tells {', '.join(start.classes)}: begin with a model of the "
@@ -195,11 +198,16 @@ def _begin(job: Job) -> tuple[EmoNet, Checkpoint]:
     ):
         if asked not in (None, its):
             raise TrainingError(f"{option} {asked} is not {its}, that of --from: leave it out")
-    source = f"emopipe pretrain from {start.name} (SHA-256 {start.sha256})"
-    return network, _goal(start, inherited_licence(start.licence), source)
+    return network, start
 
 
-def _goal(start: Checkpoint, licence: str, source: str) -> Checkpoint:
+def _goal(job: Job, start: Checkpoint) -> Checkpoint:
+    """Describe the network that will come of it."""
+    licence, source = TERMS, "emopipe pretrain"
+    if job.start:
+        source += f" from {start.name} (SHA-256 {start.sha256})"
+        inherited = inherited_licence(start.licence)
+        licence = inherited if TERMS in inherited else f"{inherited}; {TERMS}"
     return replace(
         start,
         name="pretrained",
@@ -207,7 +215,21 @@ def _goal(start: Checkpoint, licence: str, source: str) -> Checkpoint:
         valence_arousal="derived from expression votes, not annotated",
         licence=licence,
         source=source,
+        sha256="",
     )
+
+
+def _contaminated(start: Checkpoint, settings: dict[str, Any]) -> list[str]:
+    """Say that the start model may have learnt from what this run selects by, where it may."""
+    if not start.sha256:
+        return []
+    held_out = ("data", "landmarks", "split_seed")
+    if all(start.made.get(name) == settings[name] for name in held_out):
+        return []
+    return [
+        f"note: {start.name} may have learnt from the pictures that this run selects and "
+        f"calibrates by"
+    ]
 
 
 def _further(

@@ -69,10 +69,24 @@ def _prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite:
             f"{folder} holds a run: --resume goes on with it, --overwrite replaces it"
         )
     begun = json.loads(path.read_text(encoding="utf-8"))
-    if differing := [key for key in settings if begun.get(key) != settings[key]]:
+    every = {**begun, **settings}
+    if differing := [key for key in every if begun.get(key) != settings.get(key)]:
         raise TrainingError(
             f"the run in {folder} was begun with another {' and another '.join(differing)} "
             f"(see {path}): go on with the same, or begin anew with --overwrite"
+        )
+
+
+def refuse_to_replace(start: str, folder: Path, *, overwrite: bool) -> None:
+    """See that a run does not remove the weights that it is to begin with.
+
+    Raises:
+        TrainingError: it would.
+    """
+    if overwrite and Path(start).resolve().is_relative_to(folder.resolve()):
+        raise TrainingError(
+            f"--from {start} lies in the run's folder, which --overwrite replaces: name another "
+            f"--out"
         )
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.inputs import InputFile, Inputs
 from pipeline.plan import Plan, plan
 from pipeline.results import VideoRecord
-from pipeline.settings import Settings, describe
+from pipeline.settings import Settings, SettingsError, describe
 from pipeline.store import Store, open_store
 from pipeline.video import Video
 
@@ -65,8 +66,11 @@ def conduct(
         One record for each input, in their order.
 
     Raises:
-        EmopipeError: the output cannot be used, or `work` raised it.
+        EmopipeError: decord is asked for and not here, the output cannot be used, or `work` raised
+            it.
     """
+    if settings.backend == "decord" and find_spec("decord") is None:
+        raise SettingsError("--backend decord: decord is not installed; without it PyAV decodes")
     description = describe(settings, checkpoint)
     with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
         records = {

@@ -174,9 +174,8 @@ class Decoder:
         Raises:
             DecodeError: While iterating: the backend cannot go on, or the child crashed, hung or
                 outgrew its memory. The good frames before that have been handed over (but for the
-                last few where the child was lost). What follows may be had with the other backend:
-                probe the video anew with `backend="pyav"` and do the whole of it again, since one
-                backend decodes all of a video.
+                last few where the child was lost). What decord gave up PyAV may give: probe the
+                video anew and do the whole of it again, since one backend decodes all of a video.
             ValueError: numbers do not ascend or are none of the video's.
         """
         numbers = np.asarray(numbers, np.int64)

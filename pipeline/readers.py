@@ -100,31 +100,19 @@ class ImageReader:
 
 
 class DecordReader:
-    """Frames by decord, which turns them for display itself.
-
-    Where the video has no key frames that decord may seek to, frames are read one after the other
-    from the file's start.
-    """
+    """Frames by decord, which turns them for display itself."""
 
     def __init__(self, video: Video, threads: int = 1) -> None:
         self._video = video
-        self._threads = threads
-        self._open()
+        import decord  # here, since some machines have no wheel of it
 
-    def _open(self) -> None:
-        try:
-            import decord
-        except ImportError as error:
-            raise ReadError("decord is not installed. Install it, or use PyAV.") from error
         decord.logging.set_level(decord.logging.QUIET)
-        path = self._video.path
         try:
             self._reader = decord.VideoReader(
-                str(path), num_threads=self._threads, fault_tol=FAULT_TOLERANCE
+                str(video.path), num_threads=threads, fault_tol=FAULT_TOLERANCE
             )
         except Exception as error:  # its errors share no base
-            raise ReadError(f"decord cannot open {path}.") from error
-        self._next = 0  # rank of the frame that comes next
+            raise ReadError(f"decord cannot open {video.path}.") from error
 
     def count(self) -> int:
         """Coded frames that decord finds."""
@@ -132,26 +120,14 @@ class DecordReader:
 
     def picture(self, number: int) -> NDArray[np.uint8]:
         """See `Reader`; decord gives a frame or cannot go on."""
-        rank = int(self._video.coded[number])
         try:
-            if len(self._video.keys):
-                self._reader.seek_accurate(rank)
-            else:
-                self._walk_to(rank)
+            self._reader.seek_accurate(number)
             picture: NDArray[np.uint8] = self._reader.next().asnumpy()
         except Exception as error:
             raise ReadError(
                 f"decord met a damaged frame in {self._video.path}, at or before frame {number}."
             ) from error
-        self._next = rank + 1
         return picture
-
-    def _walk_to(self, rank: int) -> None:
-        if rank < self._next:
-            self._open()
-        while self._next < rank:
-            self._reader.next()
-            self._next += 1
 
     def close(self) -> None:
         """Give the file back."""

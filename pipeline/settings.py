@@ -48,7 +48,7 @@ class Settings:
         detector_weights: its weights' file or folder; None for where `models fetch` puts them.
         detect_size: px, frames whose longer side is larger are shrunk to it for detection.
         selection: which of the found faces count.
-        backend: one of `BACKENDS`, which decodes.
+        backend: "pyav", or "decord" for videos that decord reads as PyAV does.
         crop: "square" (the published evaluation's, around the landmarks) or "box" (the published
             demo's: the detector's box, stretched).
         stride: look at every stride-th frame.

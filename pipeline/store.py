@@ -325,6 +325,11 @@ class Store:
     def _refuse_other_settings(self, description: dict[str, Any]) -> None:
         then, now = description.get("settings", {}), self._description["settings"]
         changed = sorted(k for k in {*then, *now} if then.get(k) != now.get(k))
+        if unknown := [k for k in changed if k not in then or k not in now]:
+            raise OutputError(
+                f"{self.out} was begun by another version of emopipe, which had other settings "
+                f"({', '.join(unknown)}): choose another --out, or --overwrite to start anew"
+            )
         if changed:
             differences = ", ".join(f"{k} was {then.get(k)} and is {now.get(k)}" for k in changed)
             raise OutputError(

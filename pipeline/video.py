@@ -80,8 +80,7 @@ class Video:
         rotation: Degrees clockwise to turn the coded picture for display: 0, 90, 180 or 270.
         times: (frames,) presentation time of each shown frame in s on the container's clock (the
             audio's), strictly increasing.
-        coded: (frames,) where the backend finds each shown frame: for decord its rank among all
-            coded frames in presentation order; for PyAV its timestamp in the stream's time base
+        coded: (frames,) where PyAV finds each shown frame: its timestamp in the stream's time base
             or, where `keys` is empty, its rank among the frames decoded from the file's start.
         keys: Ascending timestamps of the key frames, in the stream's time base: where PyAV may
             start decoding. Empty where timestamps do not identify the frames.
@@ -139,9 +138,7 @@ class _Index:
     times: NDArray[np.float64]
     coded: NDArray[np.int64]
     keys: NDArray[np.int64]
-    ranks: NDArray[np.int64]  # among all coded frames in presentation order
-    hidden: int  # coded frames that are not shown
-    leading: bool  # whether frames are shown before a key frame that are coded after it
+    plain: bool  # whether every coded frame is shown, and no group of pictures is open
     damaged: bool  # whether the container says that packets are incomplete
     lost: int
     stated_fps: float
@@ -242,14 +239,11 @@ def probe(
     Args:
         path: A video, or a picture by its suffix (`IMAGE_SUFFIXES`), which is a video of one frame.
         name: What the results call it.
-        backend: one of `BACKENDS`. decord reads on from the start where it miscounts after a seek:
-            where an edit list hides frames or groups of pictures are open.
+        backend: one of `BACKENDS`; "decord" leaves to PyAV what decord reads wrongly.
         alive: Called now and then while decoding, for whoever watches this process.
 
     Raises:
-        VideoError: The file has no frame that can be had, or not by decord where that is asked
-            for: it cannot open it, takes HD without a colour tag for BT.601, or its pictures are
-            not PyAV's.
+        VideoError: The file has no frame that can be had.
         ValueError: No such backend.
     """
     if backend not in BACKENDS:
@@ -275,17 +269,7 @@ def probe(
     )
     if backend == "pyav":
         return by_pyav
-    by_decord = replace(by_pyav, backend="decord", coded=index.ranks)
-    problem = _problem_of_decord(by_decord, by_pyav, index, head)
-    if problem:
-        # Hidden frames and wrong seeks do no harm when it reads on from the start, slow as that is.
-        by_decord = replace(
-            by_decord, coded=np.arange(by_decord.frames), keys=np.zeros(0, np.int64)
-        )
-        problem = _problem_of_decord(by_decord, by_pyav, index, head)
-        if problem:
-            raise VideoError(f"decord is no choice for {path}: {problem} Let PyAV decode it.")
-    return by_decord
+    return replace(by_pyav, backend="decord") if _decord_reads(by_pyav, index, head) else by_pyav
 
 
 def _size(path: Path) -> int:
@@ -410,7 +394,7 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> _Index 
     if not shown.any():
         return None
     order = np.argsort(pts)
-    ranks = np.flatnonzero(shown[order])
+    leading = np.argsort(order)[key] != np.flatnonzero(key)  # shown before, coded after a key frame
     coded = np.sort(pts[shown])
     times = coded * unit
     if _is_absurd(times):
@@ -421,9 +405,7 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> _Index 
         times=times,
         coded=coded,
         keys=np.sort(pts[key]),
-        ranks=ranks,
-        hidden=int((~shown).sum()),
-        leading=bool((np.argsort(order)[key] != np.flatnonzero(key)).any()),
+        plain=bool(shown.all() and not leading.any()),
         damaged=bool(damaged.any()),
         lost=max(0, listed - len(pts)),
         stated_fps=rate,
@@ -447,14 +429,11 @@ def _index_by_decoding(
         times = np.sort(times)
     if len(times) < count or (np.diff(times) <= 0).any() or _is_absurd(times):
         times = np.arange(count) / rate
-    ranks = np.arange(count)
     return _Index(
         times=times,
-        coded=ranks,
+        coded=np.arange(count),
         keys=np.zeros(0, np.int64),
-        ranks=ranks,
-        hidden=0,
-        leading=False,
+        plain=False,
         damaged=False,
         lost=0,
         stated_fps=rate,
@@ -473,36 +452,27 @@ def _stated_rate(stream: VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or FALLBACK_FPS)
 
 
-def _problem_of_decord(by_decord: Video, by_pyav: Video, index: _Index, head: _Head) -> str | None:
-    """A sentence why decord cannot read this video or reads it wrongly; None where it does well."""
-    if not len(by_pyav.keys):
-        return "its timestamps do not identify the frames, which decord relies on."
-    if index.hidden and len(by_decord.keys):
-        return "it has coded frames that are not shown, which decord miscounts after a seek."
-    if index.leading and len(by_decord.keys):
-        return "its groups of pictures are open, which decord miscounts after a seek."
-    if index.damaged:
-        return "it has incomplete frames, which decord makes up."
-    if head.untagged_hd:
-        return "it is HD without a colour tag, which decord takes for BT.601."
+def _decord_reads(by_pyav: Video, index: _Index, head: _Head) -> bool:
+    """Tell whether decord gives this video's frames as PyAV does."""
+    # After a seek it miscounts what is not plain; it makes up incomplete frames, and takes HD
+    # without a colour tag for BT.601.
+    if not index.plain or index.damaged or head.untagged_hd:
+        return False
     # The first frame, and those at and behind a seek to the middle.
     middle = int(np.searchsorted(by_pyav.coded, by_pyav.keys[len(by_pyav.keys) // 2]))
     numbers = np.unique(np.minimum([0, middle, middle + 1], by_pyav.frames - 1))
-    coded = by_pyav.frames + index.hidden
     try:
         with (
-            closing(readers.DecordReader(by_decord)) as decord,
+            closing(readers.DecordReader(by_pyav)) as decord,
             closing(readers.PyAVReader(by_pyav)) as pyav,
         ):
-            if decord.count() != coded:
-                return f"decord counts {decord.count()} coded frames where there are {coded}."
-            for number in map(int, numbers):
-                theirs, ours = decord.picture(number), pyav.picture(number)
-                if ours is not None and _differ(theirs, ours):
-                    return f"decord gives another picture than PyAV for frame {number}."
-    except readers.ReadError as error:
-        return str(error)
-    return None
+            return decord.count() == by_pyav.frames and not any(
+                _differ(decord.picture(number), ours)
+                for number in map(int, numbers)
+                if (ours := pyav.picture(number)) is not None
+            )
+    except readers.ReadError:
+        return False
 
 
 def _differ(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -85,3 +86,15 @@ def ffmpeg(*arguments: str | Path) -> bytes:
     """Run ffmpeg; what it writes to standard output."""
     command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def zero_packets(path: Path, numbers: slice) -> None:
+    """Overwrite coded frames of an MP4 with zeros."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        places = [(packet.pos, packet.size) for packet in packets[numbers]]
+    content = bytearray(path.read_bytes())
+    for position, size in places:
+        assert position is not None
+        content[position : position + size] = bytes(size)
+    path.write_bytes(content)

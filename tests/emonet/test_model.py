@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emonet.model import EmoNet
+from emonet.model import ConvBlock, EmoNet, Hourglass
 
 # Relative L2 error allowed per output: heatmaps, logits, valence, arousal.
 BARS = {
@@ -47,6 +47,19 @@ def test_outputs_are_those_of_the_published_network(parity, n_expression, dtype)
         published = golden[f"{name}_{n_expression}"]
         error = np.linalg.norm(ours.double().numpy() - published) / np.linalg.norm(published)
         assert error <= bar, name
+
+
+@pytest.mark.parametrize(
+    ("part", "channels"),
+    [(ConvBlock(4, 8), 4), (ConvBlock(8, 8), 8), (Hourglass(8), 8)],
+    ids=["widening", "even", "hourglass"],
+)
+def test_parts_work_in_place_on_nothing_of_others(part, channels):
+    torch.manual_seed(0)
+    x = torch.rand(1, channels, 16, 16, dtype=torch.float64, requires_grad=True)
+    before = x.detach().clone()
+    assert torch.autograd.gradcheck(part.double().eval(), x, nondet_tol=1e-9, fast_mode=True)
+    assert torch.equal(x.detach(), before)
 
 
 @pytest.mark.parametrize(("width", "size", "n_expression"), [(32, 64, 7), (64, 128, 3)])

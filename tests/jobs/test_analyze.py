@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 from chaos import command, left_of
+from made_clips import zero_packets
 from ray.cloudpickle import register_pickle_by_value
 
 import jobs.analyze
@@ -193,6 +194,19 @@ def test_a_span_that_kills_its_worker_is_given_up_after_three_tries_and_the_rest
     assert (deadly.status, deadly.frames) == ("failed", 0)
     assert "6 of 6 sampled frames" in deadly.error
     assert harmless.status == "ok"
+
+
+def test_what_decord_stumbles_over_is_done_by_pyav(clips, fake_gpus, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("good.mp4", "damaged.mp4"):
+        shutil.copy(clips / "single_face.mp4", folder / name)
+    zero_packets(folder / "damaged.mp4", slice(50, 52))
+    settings = Settings(stride=6, backend="decord")
+    run(find_inputs([folder]), tmp_path / "ray.parquet", settings)
+    records = run_local(find_inputs([folder]), tmp_path / "local.parquet", settings)
+    assert {r.video: r.backend for r in records} == {"good.mp4": "decord", "damaged.mp4": "pyav"}
+    assert tables(tmp_path / "ray.parquet") == tables(tmp_path / "local.parquet")
 
 
 def test_more_gpus_than_there_are_and_a_certain_one_are_refused(inputs, fake_gpus, tmp_path):

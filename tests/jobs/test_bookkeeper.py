@@ -1,6 +1,7 @@
 """The books come out the same in whatever order workers speak, and whichever of them die."""
 
 import resource
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from made_spans import a_span, a_video
 
 from emonet.labels import EMOTIONS_8
 from jobs.bookkeeper import Bookkeeper, WorkersError
-from jobs.messages import Failed, Lost, Message, Planned, Redo, Rows, Segment, Task
+from jobs.messages import Failed, Lost, Message, Planned, Redo, Rows, Segment, Task, segments
 from pipeline import video as video_module
 from pipeline.conduct import Observer
 from pipeline.inputs import InputFile
@@ -73,6 +74,32 @@ def committed(book: Bookkeeper, messages: Iterable[Message]) -> list[VideoRecord
 
 def spans_to_do(book: Bookkeeper) -> list[tuple[str, int]]:
     return [(s.video.name, k) for s in book.todo() if isinstance(s, Segment) for k in s.spans]
+
+
+@given(st.integers(0, 100), st.integers(1, 20), st.booleans())
+def test_segments_hold_each_span_once_in_order_and_shrink(n, most, seekable):
+    spans = {span: np.array([span]) for span in range(n)}
+    with tempfile.TemporaryDirectory() as folder:
+        video = a_video(Path(folder), "a.mp4", 8)
+    if not seekable:
+        video = replace(video, keys=np.zeros(0, np.int64))
+    found = list(segments(video, spans, most))
+    assert [span for segment in found for span in segment.spans] == list(spans)
+    sizes = [len(segment.spans) for segment in found]
+    assert all(size <= most for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) <= (n / most + 4 if seekable else -(-n // most))
+    assert not seekable or n <= most or sizes[-1] <= max(1, most // 2)
+
+
+def test_what_decord_cannot_read_is_taken_from_pyav(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", 3 * SPAN)
+    with opened(out) as store:
+        asked = Task(InputFile(video.path, video.name), "decord")
+        book = Bookkeeper(store, [asked], every_frame, 2, Observer())
+        assert book.todo() == [asked]
+        (record,) = committed(book, answers(store, video))
+        assert (record.status, record.backend) == ("ok", "pyav")
 
 
 def test_a_video_is_committed_with_its_last_span(out, tmp_path):

@@ -1,8 +1,10 @@
 """`emopipe pretrain` as a user meets it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +16,9 @@ from made_landmarks import write_landmarks
 
 from emonet import checkpoint
 from emonet.labels import EMOTIONS_8
+from emonet.recipe import Pretraining, TrainingSettings
+from jobs.pretrain_run import Job, _read
+from jobs.train import Place
 from pipeline.results import read_results
 
 SMALL = [
@@ -133,6 +138,12 @@ def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
         further.get_parameter("conv1.weight"), first.get_parameter("conv1.weight")
     )
 
+    assert described.licence == made.licence
+    assert "may have learnt" not in result.output
+    again = pretrain(folder, "further", "--epochs", "1", "--resume", *arguments[2:])
+    assert "was begun with another start" in " ".join(again.output.split())
+    lost = pretrain(folder, "run", "--from", str(start), "--overwrite")
+    assert "lies in the run's folder, which --overwrite replaces" in " ".join(lost.output.split())
     wrong = pretrain(folder, "no", "--from", str(start), "--width", "32")
     assert "--width 32 is not 16, that of --from" in wrong.output
     seven = folder / "seven.safetensors"
@@ -141,6 +152,33 @@ def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
     assert "begin with a model of the classes" in " ".join(
         pretrain(folder, "no", "--from", str(seven)).output.split()
     )
+
+
+def test_a_start_that_may_know_the_held_out_pictures_is_named(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    other, described = checkpoint.random_weights(0, EMOTIONS_8, 16, 64)
+    licence = "CC BY-NC-ND 4.0"
+    checkpoint.save(other, replace(described, licence=licence), folder / "other.safetensors")
+    start = ("--from", str(folder / "other.safetensors"))
+    result = pretrain(folder, "from-other", "--epochs", "1", *start)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "note: random-0 may have learnt from the pictures that this run selects" in said
+    _, made = checkpoint.load(folder / "from-other" / "best.safetensors")
+    assert made.licence.startswith(f"{licence}; made from it: do not redistribute; research use")
+    assert checkpoint.inherited_licence(made.licence) == made.licence
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_is_held_out_does_not_depend_on_the_seed(folder, monkeypatch, seed):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    files = (folder / name for name in ("fer2013.csv", "fer2013new.csv", "marked.parquet"))
+    job = Job(*files, False, None, 16, 64, Pretraining(), TrainingSettings(), Place())
+    one, other = (
+        _read(replace(job, training=replace(job.training, seed=s)), 64) for s in (0, seed)
+    )
+    np.testing.assert_array_equal(one.split.validation, other.split.validation)
+    np.testing.assert_array_equal(one.landmark_split[1], other.landmark_split[1])
 
 
 def test_what_cannot_be_is_said_in_a_sentence(folder):

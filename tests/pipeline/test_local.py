@@ -289,6 +289,18 @@ def test_the_good_frames_of_a_damaged_video_are_delivered(
     np.testing.assert_allclose(rows.time, good.time, atol=1e-3)
 
 
+def test_decord_decodes_where_it_is_asked_for_and_can(failing: Results, tmp_path: Path) -> None:
+    for name in ("good.mp4", "corrupt.mp4"):
+        shutil.copy(failing.videos.set_index("video").path[name], tmp_path / name)
+    found = pipeline.analyze(tmp_path, stride=2, backend="decord")
+    videos = found.videos.set_index("video")
+    assert videos.backend.to_dict() == {"good.mp4": "decord", "corrupt.mp4": "pyav"}
+    rows, others = found.rows.set_index(["video", "frame"]), failing.rows
+    others = others[others.video.isin(videos.index)].set_index(["video", "frame"])
+    assert rows.index.tolist() == others.index.tolist()
+    assert np.abs(rows.valence - others.valence).max() < 0.05
+
+
 class Striking(Observer):
     """Sends the decoding child a signal behind the first span."""
 

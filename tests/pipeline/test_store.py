@@ -251,6 +251,17 @@ def test_a_run_killed_at_any_moment_is_gone_on_with(tmp_path, killer, layout, be
     assert changes > 10
 
 
+def test_results_of_a_version_with_other_settings_are_not_mixed_with(out, tmp_path):
+    with opened(out, stride=1) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    with (
+        pytest.raises(OutputError, match=r"another version .*\(backend\): choose another --out"),
+        opened(out, stride=1, backend="pyav"),
+    ):
+        pass
+
+
 def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", lost=4)
     with opened(out) as store:

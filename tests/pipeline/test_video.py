@@ -1,6 +1,6 @@
 """Frame numbers, times and pictures of real and made clips, against what ffmpeg shows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,20 +21,24 @@ GREY_LEVELS = 2.0  # by which two decoders' pictures may differ on average
 
 READ_BY_BOTH = [
     "h264.mp4",
-    "hevc.mp4",
-    "ten_bit.mp4",
     "vp8.webm",
     "vp9.webm",
-    "mpeg4.avi",
     "mjpeg.avi",
     "rotated.mp4",
     "upside_down.mp4",
-    "edit_list.mp4",
     "vfr.mp4",
     "late.mkv",
+]
+READ_BY_PYAV = [
+    "av1.mp4",
+    "edit_list.mp4",  # decord's numbers change with a seek
+    "hevc.mp4",  # open groups of pictures: likewise
+    "ten_bit.mp4",
+    "mpeg2.ts",
+    "mpeg4.avi",
+    "raw.264",
     "h264.avi",
 ]
-READ_BY_PYAV = ["av1.mp4", "mpeg2.ts", "raw.264"]
 
 
 def pictures(video: Video) -> NDArray[np.uint8]:
@@ -78,13 +82,11 @@ def test_both_backends_give_the_frames_that_ffmpeg_shows(made: Made, name: str) 
 
 
 @pytest.mark.parametrize("name", READ_BY_PYAV)
-def test_pyav_reads_what_decord_cannot_and_decord_says_so(made: Made, name: str) -> None:
-    video = probe(made(name), name)
+def test_what_decord_cannot_read_goes_to_pyav(made: Made, name: str) -> None:
+    video = probe(made(name), name, "decord")
     assert video.backend == "pyav"
     shown = shown_frames(made(name), video.height, video.width)
     assert greatest_difference(pictures(video), shown) < GREY_LEVELS
-    with pytest.raises(VideoError, match=r"decord is no choice for .*: .*PyAV"):
-        probe(made(name), name, "decord")
 
 
 def test_rotation_is_applied_to_size_and_named(made: Made) -> None:
@@ -115,19 +117,19 @@ def test_a_clock_that_starts_anew_does_not_mix_the_frames(made: Made, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("size", "matrix", "extra", "backends"),
+    ("size", "matrix", "extra"),
     [
-        ("1280x720", "bt709", BT709, BACKENDS),
-        ("1280x720", "bt709", ["-bsf:v", UNTAGGED], ["pyav"]),  # players take HD for BT.709
-        ("160x96", "bt601", ["-bsf:v", UNTAGGED], BACKENDS),  # and smaller for BT.601
-        ("160x96", "bt709", BT709, BACKENDS),
+        ("1280x720", "bt709", BT709),
+        ("1280x720", "bt709", ["-bsf:v", UNTAGGED]),  # players take HD for BT.709
+        ("160x96", "bt601", ["-bsf:v", UNTAGGED]),  # and smaller for BT.601
+        ("160x96", "bt709", BT709),
     ],
 )
 def test_colours_are_as_players_show_them(
-    tmp_path: Path, size: str, matrix: str, extra: list[str], backends: Sequence[str]
+    tmp_path: Path, size: str, matrix: str, extra: list[str]
 ) -> None:
     path = make_flat(tmp_path / "flat.mp4", size, "0xC05030", matrix, extra)
-    for backend in backends:
+    for backend in BACKENDS:
         centre = pictures(probe(path, "flat", backend))[0][40:60, 70:90]
         assert np.abs(centre.mean((0, 1)) - (0xC0, 0x50, 0x30)).max() < 5
 
