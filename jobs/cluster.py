@@ -63,6 +63,8 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
     # Ray 2.64 will take these another way; pyproject.toml keeps it below.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    # One large video is one input of many segments.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     theirs = ray.is_initialized()
     if not theirs:
         _start_or_join(options)

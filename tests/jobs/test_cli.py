@@ -205,6 +205,7 @@ def test_every_option_reaches_its_setting(
     common = shlex.split(
         "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
+        "--backend decord "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
         "--faces-per-batch 7 --threads 3"
     )
@@ -217,6 +218,7 @@ def test_every_option_reaches_its_setting(
         detector_weights=Path("w"),
         detect_size=320,
         selection=Selection(0.7, 30.0, 3, "largest", (1.0, 2.0, 3.0, 4.0)),
+        backend="decord",
         crop="box",
         stride=5,
         start=1.5,

@@ -163,7 +163,7 @@ def test_a_start_that_may_know_the_held_out_pictures_is_named(folder, monkeypatc
     result = pretrain(folder, "from-other", "--epochs", "1", *start)
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "note: random-0 may have learnt from the pictures that this run selects" in said
+    assert "note: other may have learnt from the pictures that this run selects" in said
     _, made = checkpoint.load(folder / "from-other" / "best.safetensors")
     assert made.licence.startswith(f"{licence}; made from it: do not redistribute; research use")
     assert checkpoint.inherited_licence(made.licence) == made.licence
