@@ -15,6 +15,10 @@ from pipeline.conduct import cores
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 40 spans of 256 px crops."""
 
+ORPHANED_S = 10
+"""So long Ray's processes look for their control process before they end. It is gone where this
+process was killed: by default they would stay behind for a minute."""
+
 MONITOR = "ray/autoscaler/_private/monitor.py"
 
 
@@ -85,6 +89,7 @@ def _start_or_join(options: ClusterOptions) -> None:
             "num_cpus": options.cpus or cores(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
+            "_system_config": {"gcs_rpc_server_reconnect_timeout_s": ORPHANED_S},
         }
     )
     try:

@@ -32,8 +32,7 @@ GONE_S = 60.0
 
 
 NODE_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""A node of Ray ends with its agents; all its other processes are workers. Of a driver that was
-killed they are the last to end: they look for Ray's control process for a minute."""
+"""A node of Ray ends with its agents; all its other processes are workers."""
 
 
 def tables(out: Path) -> str:
@@ -84,11 +83,11 @@ def kill_driver(out: Path, after_s: float) -> bool:
 
 
 def left_of(processes: list[psutil.Process]) -> list[str]:
-    """Command lines of those that live on, given some time to end; Ray's agents aside."""
+    """Command lines of those that live on, given some time to end."""
     deadline = time.monotonic() + GONE_S
     while True:
         lines = map(command, processes)
-        left = [line for line in lines if line and not line.startswith(NODE_AGENTS)]
+        left = [line for line in lines if line]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)
