@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,12 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the closing summary as JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the closing summary, or a dry run's plan, as JSON.",
+)
 def analyze(
     inputs: tuple[str, ...],
     out: Path,
@@ -249,7 +255,9 @@ def analyze(
             )
         try:
             records = run(found, out, settings, overwrite, progress)
-        except PlanOnlyError:
+        except PlanOnlyError as planned:
+            if as_json:
+                click.echo(json.dumps(asdict(planned.ahead), indent=2))
             return
         except KeyboardInterrupt:
             again = "the same command without --overwrite" if overwrite else "the same command"

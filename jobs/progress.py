@@ -21,7 +21,15 @@ LINE_INTERVAL_S = 10.0
 
 
 class PlanOnlyError(Exception):
-    """A dry run has said what it would do."""
+    """A dry run has said what it would do.
+
+    Attributes:
+        ahead: that.
+    """
+
+    def __init__(self, ahead: Plan) -> None:
+        super().__init__(str(ahead))
+        self.ahead = ahead
 
 
 class RunProgress(Observer):
@@ -97,7 +105,7 @@ class RunProgress(Observer):
         if ahead.inputs:
             self.say(str(ahead))
         if self._dry_run:
-            raise PlanOnlyError
+            raise PlanOnlyError(ahead)
         self._began = self._line_at = self._moved = time.monotonic()
 
     def video_begun(self, video: Video, frames: int, done: int) -> None:

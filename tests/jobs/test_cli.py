@@ -180,6 +180,8 @@ def test_other_settings_are_refused_and_harm_nothing(here: Path, media: Path) ->
 def test_a_dry_run_says_what_is_ahead_and_leaves_nothing(here: Path, media: Path) -> None:
     result = analyze(media / "face.mp4", "--stride", "5", "--dry-run")
     assert result.exit_code == 0 and "about 10 frames" in result.stderr
+    told = json.loads(analyze(media / "face.mp4", "--stride", "5", "--dry-run", "--json").stdout)
+    assert (told["inputs"], told["frames"], told["seconds"]) == (1, 10, 2.0)
     assert list(here.iterdir()) == []
 
 
