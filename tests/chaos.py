@@ -32,7 +32,8 @@ GONE_S = 60.0
 
 
 NODE_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""A node of Ray ends with its agents; all its other processes are workers."""
+"""A node of Ray ends with its agents; all its other processes are workers. Of a driver that was
+killed they are the last to end: for a minute they try to tell Ray's control process of it."""
 
 
 def tables(out: Path) -> str:
@@ -83,11 +84,11 @@ def kill_driver(out: Path, after_s: float) -> bool:
 
 
 def left_of(processes: list[psutil.Process]) -> list[str]:
-    """Command lines of those that live on, given some time to end."""
+    """Command lines of those that live on, given some time to end; Ray's agents aside."""
     deadline = time.monotonic() + GONE_S
     while True:
         lines = map(command, processes)
-        left = [line for line in lines if line]
+        left = [line for line in lines if line and not line.startswith(NODE_AGENTS)]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)
