@@ -64,7 +64,7 @@ bench-landmarks: $(INSTALLED)  ## landmark errors by decoder, and steadiness on 
 bench-bookkeeping: $(INSTALLED)  ## the driver's time and memory over 100,000 spans (20 minutes)
 	$(BIN)/python tests/bench_bookkeeping.py
 
-bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the reference data; 20 minutes)
+bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the reference data; 8 minutes)
 	$(BIN)/python tests/bench_ray.py
 
 chaos: $(INSTALLED)  ## kill drivers and workers at random moments, 40 times (needs the reference data)

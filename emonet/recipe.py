@@ -45,7 +45,7 @@ class TrainingSettings:
         settle: last epochs; they begin with the averaged weights and keep their batch norm's
             statistics. A batch's own statistics hold down pictures that make the network burst
             in use: only so is it taught not to.
-        seed: of what is random in training.
+        seed: of what is random in training, and of what fine-tuning holds out.
     """
 
     epochs: int = 12

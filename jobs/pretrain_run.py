@@ -53,8 +53,8 @@ class Job:
         landmarks: see `emonet.landmarks68.read_samples`.
         skip_bad: leave out bad rows of FER2013.
         start: name or path of the checkpoint to begin with; None for random weights.
-        width: channels of the hourglasses; None for the start's.
-        input_size: side of the crops, pixels; None for the start's.
+        width: channels of the hourglasses; None for the start's, or WIDTH.
+        input_size: side of the crops, pixels; None for the start's, or INPUT_SIZE.
         recipe: what to learn.
         training: how.
         place: where.

@@ -82,7 +82,7 @@ def training_options(defaults: TrainingSettings) -> Decorator:
         "ema": "Decay a step of the averaged weights, which are kept.",
         "patience": "Epochs without a better score after which training ends.",
         "settle": "Last epochs in which batch norm keeps its statistics.",
-        "seed": "Of what is random in training.",
+        "seed": "Of what is random in training, and of what `finetune` holds out.",
     }
     batch_norm = click.option(
         "--batch-norm",

@@ -30,9 +30,8 @@ VIDEO_SUFFIXES = frozenset({
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 BACKENDS = ("pyav", "decord")
-"""Who decodes videos. decord decodes far ahead of who takes its frames: behind a detector on two
-cores that cost 1.4 times (every frame wanted) to 20 times (every sixth) PyAV's time, and memory
-without bound."""
+"""Who decodes videos. decord decodes far ahead of who takes its frames: with a consumer of 25 to 50
+frames/s, on four clips, it took 3 to 23 times PyAV's CPU time and up to 1.5 GB."""
 
 DEFAULT_BACKEND = BACKENDS[0]
 

@@ -18,14 +18,14 @@ from made_faces import FRAMES, face_clip, face_picture
 from PIL import Image
 
 import pipeline
-from pipeline import stages, video
+from pipeline import conduct, stages, video
 from pipeline.conduct import Observer
 from pipeline.decoder import Decoder
 from pipeline.faces import load_detector
 from pipeline.inputs import find_inputs
 from pipeline.local import run
 from pipeline.results import Results, read_results
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 from pipeline.store import partial_path
 
 Analyzed = Callable[[str], Results]
@@ -299,6 +299,16 @@ def test_decord_decodes_where_it_is_asked_for_and_can(failing: Results, tmp_path
     others = others[others.video.isin(videos.index)].set_index(["video", "frame"])
     assert rows.index.tolist() == others.index.tolist()
     assert np.abs(rows.valence - others.valence).max() < 0.05
+
+
+def test_decord_is_refused_where_it_is_not_installed(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="--backend decord: decord is not installed"):
+        run(find_inputs([clip]), tmp_path / "results.parquet", replace(FAST, backend="decord"))
+    [record] = run(find_inputs([clip]), tmp_path / "results.parquet", FAST)
+    assert record.backend == "pyav"
 
 
 class Striking(Observer):
