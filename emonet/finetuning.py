@@ -127,8 +127,13 @@ class FineTuningTask:
         """How many batches an epoch has for each worker; an incomplete last one is left out."""
         return steps_of(len(self._split.train), self._batch_size, workers)
 
-    def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Batch]:
+    def batches(
+        self, epoch: int, worker: int, workers: int, *, settling: bool = False
+    ) -> Iterator[Batch]:
         """One worker's share of each step's pictures."""
+        how = self._settings.augmentation
+        if settling:
+            how = how.halved()
         order = self.rows(epoch)
         draws = augmentation.draws(self._seed, epoch, len(order))
         for step in range(self.steps(workers)):
@@ -139,7 +144,7 @@ class FineTuningTask:
                 torch.from_numpy(self._faces.images[rows])[:, None].to(self._device),
                 torch.from_numpy(draws[places]).to(self._device),
                 self._checkpoint.input_size,
-                self._settings.augmentation,
+                how,
             )
             targets = torch.from_numpy(self._faces.targets[rows]).to(self._device)
             yield Batch(pictures.contiguous(memory_format=torch.channels_last), targets)

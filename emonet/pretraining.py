@@ -132,8 +132,13 @@ class PretrainingTask:
         """How many batches an epoch of the faces with votes has for each worker."""
         return steps_of(len(self._split.train), self._batch_size, workers)
 
-    def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Batch]:
+    def batches(
+        self, epoch: int, worker: int, workers: int, *, settling: bool = False
+    ) -> Iterator[Batch]:
         """One worker's share of each step's pictures."""
+        faces, landmarked = self._settings.faces, self._settings.landmarked
+        if settling:
+            faces, landmarked = faces.halved(), landmarked.halved()
         rng = np.random.default_rng((self._seed, epoch, 1))
         order = rng.permutation(self._split.train)
         needed = self.steps(workers) * workers * self._landmark_size
@@ -152,14 +157,14 @@ class PretrainingTask:
                 torch.from_numpy(self._faces.images[rows])[:, None].to(self._device),
                 torch.from_numpy(draws[some]).to(self._device),
                 self._checkpoint.input_size,
-                self._settings.faces,
+                faces,
             )
             with_landmarks, points = self._landmarked.seen(
                 landmark_rows,
                 self._checkpoint.crop,
                 self._checkpoint.input_size,
                 torch.from_numpy(landmark_draws[others]).to(self._device),
-                self._settings.landmarked,
+                landmarked,
             )
             pictures = torch.cat((with_votes, with_landmarks))
             yield Batch(

@@ -1,6 +1,6 @@
 """All that a user can choose of a training, checked where it is made. It needs no PyTorch."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from emonet.errors import EmopipeError
 
@@ -44,7 +44,8 @@ class TrainingSettings:
             Frozen layers keep theirs in any case.
         settle: last epochs; they begin with the averaged weights and keep their batch norm's
             statistics. A batch's own statistics hold down pictures that make the network burst
-            in use: only so is it taught not to.
+            in use: only so is it taught not to. Pictures are changed half as much, nearer to those
+            that the network will see.
         seed: of what is random in training, and of what fine-tuning holds out.
     """
 
@@ -110,6 +111,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         below_1 = all(0 <= getattr(self, name) < 1 for name in ("zoom", "contrast", "tint"))
         _require(below_1, "zoom, contrast and tint are 0 or more and below 1")
+
+    def halved(self) -> "Augmentation":
+        """Half as strong; as many pictures are mirrored."""
+        values = {f.name: getattr(self, f.name) / 2 for f in fields(self)}
+        return replace(self, **{**values, "flip": self.flip})
 
 
 NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))

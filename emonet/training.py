@@ -34,8 +34,13 @@ class Task(Protocol):
     def steps(self, workers: int) -> int:
         """How many batches an epoch has for each worker."""
 
-    def batches(self, epoch: int, worker: int, workers: int) -> Iterator[Any]:
-        """One worker's batches of an epoch, the same whenever they are asked for again."""
+    def batches(
+        self, epoch: int, worker: int, workers: int, *, settling: bool = False
+    ) -> Iterator[Any]:
+        """One worker's batches of an epoch, the same whenever they are asked for again.
+
+        While `settling`, in the last epochs, pictures are changed less.
+        """
 
     def loss(self, network: Callable[[Tensor], Any], batch: Any) -> Tensor:
         """The mean loss of a batch, given what runs the network; called under autocast."""
@@ -154,10 +159,11 @@ class Trainer:
         first_settling = self._settings.epochs - self._settings.settle + 1
         if number == first_settling:
             self._network.load_state_dict(self._averaged.module.state_dict())
-        self._set_modes(settling=number >= first_settling)
+        settling = number >= first_settling
+        self._set_modes(settling=settling)
         total, waited = 0.0, 0.0
         began = before = time.perf_counter()
-        batches = self._task.batches(number, self._worker, self._workers)
+        batches = self._task.batches(number, self._worker, self._workers, settling=settling)
         for step, batch in enumerate(batches):
             waited += time.perf_counter() - before
             loss = self._step((number - 1) * self._steps + step, batch)

@@ -81,7 +81,7 @@ def training_options(defaults: TrainingSettings) -> Decorator:
         "clip": "Largest norm of the gradient.",
         "ema": "Decay a step of the averaged weights, which are kept.",
         "patience": "Epochs without a better score after which training ends.",
-        "settle": "Last epochs in which batch norm keeps its statistics.",
+        "settle": "Last epochs, in which batch norm keeps its statistics and pictures change less.",
         "seed": "Of what is random in training, and of what `finetune` holds out.",
     }
     batch_norm = click.option(

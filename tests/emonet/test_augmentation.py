@@ -1,6 +1,6 @@
 """Augmentation changes pictures as told, each sample on its own."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,14 @@ def test_a_flip_mirrors():
     images, _ = pictures(5)
     flipped = seen(images, augmentation.draws(0, 1, 5), replace(NONE, flip=1.0))
     torch.testing.assert_close(flipped.flip(-1), seen(images, augmentation.draws(0, 1, 5), NONE))
+
+
+def test_half_as_strong_mirrors_as_many():
+    assert Augmentation(flip=0.4, turn=20.0).halved() == replace(
+        Augmentation(**{f.name: getattr(Augmentation(), f.name) / 2 for f in fields(Augmentation)}),
+        flip=0.4,
+        turn=10.0,
+    )
 
 
 def test_a_shift_moves_by_its_share_of_the_picture():

@@ -107,6 +107,16 @@ def test_what_is_not_frozen_is_held_to_the_start_model(trained):
     assert max(held[1:]) < 0.5 * max(loose[1:])
 
 
+def test_pictures_change_less_while_the_network_settles():
+    plain = next(task(FineTuning(augmentation=NONE)).batches(1, 0, 1)).pictures
+    learner = task(FineTuning(augmentation=replace(NONE, brightness=0.1)))
+    full, less = (
+        (next(learner.batches(1, 0, 1, settling=settling)).pictures - plain).abs().mean().item()
+        for settling in (False, True)
+    )
+    assert less == pytest.approx(full / 2, rel=0.05)
+
+
 @pytest.mark.parametrize("balance", ["none", "loss", "sampling"])
 def test_balancing_makes_classes_count_alike(balance):
     faces = face_set(140)
@@ -145,7 +155,7 @@ class OneStep:
     """A task with an epoch of one step, and no judgement."""
 
     def __init__(self, task):
-        self.batches = lambda *which: itertools.islice(task.batches(*which), 1)
+        self.batches = lambda *which, **how: itertools.islice(task.batches(*which, **how), 1)
         self.loss = task.loss
 
     def steps(self, workers):

@@ -17,7 +17,7 @@ from emonet.labels import EMOTIONS_8
 from emonet.landmarks import peaks
 from emonet.model import EmoNetOutput
 from emonet.pretraining import Batch, PretrainingTask, dimensions, gaussians
-from emonet.recipe import Pretraining, TrainingError, TrainingSettings
+from emonet.recipe import NONE, Pretraining, TrainingError, TrainingSettings
 from emonet.training import Trainer, balancing
 
 CPU = torch.device("cpu")
@@ -41,12 +41,12 @@ def with_votes():
     return replace(faces, targets=targets, classes=EMOTIONS_8)
 
 
-def task(batch_size=16, faces=None, **settings) -> PretrainingTask:
-    faces = faces or with_votes()
+def task(batch_size=16, pictures=None, **settings) -> PretrainingTask:
+    pictures = pictures or with_votes()
     _, described = random_weights(0, EMOTIONS_8, WIDTH, SIZE)
     return PretrainingTask(
-        faces,
-        fer2013.split(faces, 0, "Training"),
+        pictures,
+        fer2013.split(pictures, 0, "Training"),
         landmark_set(20),
         (np.arange(18), np.arange(18, 20)),
         Pretraining(**settings),
@@ -119,6 +119,18 @@ def test_an_epoch_repeats_and_the_next_differs():
     assert not torch.equal(once.pictures, later.pictures)
 
 
+def test_pictures_of_both_kinds_change_less_while_the_network_settles():
+    plain = next(task(faces=NONE, landmarked=NONE).batches(1, 0, 1)).pictures
+    how = replace(NONE, brightness=0.1)
+    made = task(faces=how, landmarked=how)
+    full, less = (
+        (next(made.batches(1, 0, 1, settling=settling)).pictures - plain).abs()
+        for settling in (False, True)
+    )
+    for kind in (slice(0, 16), slice(16, None)):
+        assert less[kind].mean().item() == pytest.approx(full[kind].mean().item() / 2, rel=0.05)
+
+
 def answer(batch: Batch, **changed) -> EmoNetOutput:
     """What a network says that knows the batch by heart, but for what is changed."""
     n, m = len(batch.votes), len(batch.points)
@@ -173,7 +185,7 @@ def test_pictures_without_votes_or_too_few_are_refused():
     with pytest.raises(TrainingError, match="less than one batch"):
         task(batch_size=400).steps(1)
     with pytest.raises(TrainingError, match=r"has no FER\+ votes: name them with --ferplus"):
-        task(faces=face_set(112))
+        task(pictures=face_set(112))
 
 
 def test_points_have_their_part_in_the_loss_where_peaks_are_near():
