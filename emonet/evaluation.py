@@ -1,5 +1,6 @@
 """What a checkpoint says of labelled pictures, and how good that is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emonet.augmentation import DRAWS
+from emonet.checkpoint import Checkpoint
+from emonet.errors import EvaluationError
 from emonet.fer2013 import FaceSet, network_input
 from emonet.landmarks68 import LandmarkSet
 from emonet.metrics import ExpressionScores, landmark_errors, score_expressions
@@ -169,6 +172,27 @@ def extremes(network: EmoNet, images: NDArray[np.uint8], size: int) -> tuple[flo
     return every.min().item(), every.max().item()
 
 
+def remembered(described: Checkpoint, faces: FaceSet, tests: Iterable[str]) -> tuple[str, ...]:
+    """Say which tests a checkpoint learnt from or was selected by, where its metadata tell.
+
+    Args:
+        described: the checkpoint.
+        faces: the pictures of the tests.
+        tests: their names.
+    """
+    if described.made.get("data", {}).get("sha256") != faces.sha256:
+        return ()
+    parts = {
+        "Training": "learnt from Training",
+        described.made.get("validation", "Training"): "was selected by pictures of {}",
+    }
+    return tuple(
+        f"{described.name} {parts[test].format(test)}: its scores there say little"
+        for test in tests
+        if test in parts
+    )
+
+
 def matched(
     said: NDArray[np.floating], classes: tuple[str, ...], wanted: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -184,7 +208,15 @@ def matched(
 
     Returns:
         (n, len(wanted)) probabilities, and sentences that name what one side lacks.
+
+    Raises:
+        EvaluationError: they have none in common.
     """
+    if not set(classes) & set(wanted):
+        raise EvaluationError(
+            f"the model tells {', '.join(classes)}, the data {', '.join(wanted)}: no class is the "
+            "same, so there is nothing to score"
+        )
     brought = np.zeros((len(said), len(wanted)))
     for column, name in enumerate(wanted):
         if name in classes:

@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from emonet.checkpoint import CropSpec
 from emonet.errors import EmopipeError
 from emonet.files import appearing_whole, sha256_of
 from emonet.labels import EMOTIONS_8, FER2013_7
@@ -32,6 +33,10 @@ from emonet.weights import cache_folder
 
 SIDE = 48
 """Pixels a picture is wide and high."""
+
+CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
+"""Where the pictures lie on the face, relative to the landmarks (the median of what a network
+trained on them finds)."""
 
 USAGES = ("Training", "PublicTest", "PrivateTest")
 """FER2013's official parts, as its column `Usage` names them."""
@@ -120,6 +125,7 @@ class Split:
         known: name to (n,) bool for each test: its pictures that also stand in Training, and that
             a start model may have seen.
         notes: what is unusual about it, in sentences.
+        drawn: purposes ("validation", "test") whose pictures are drawn from Training.
     """
 
     train: NDArray[np.int64]
@@ -127,6 +133,7 @@ class Split:
     tests: dict[str, NDArray[np.int64]]
     known: dict[str, NDArray[np.bool_]]
     notes: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
 
 
 def read(path: Path, *, ferplus: Path | None = None, skip_bad: bool = False) -> FaceSet:
@@ -144,6 +151,11 @@ def read(path: Path, *, ferplus: Path | None = None, skip_bad: bool = False) -> 
     Raises:
         DataError: it cannot be read, is something else, or has bad rows; the text names them.
     """
+    if ferplus and path.is_dir():
+        raise DataError(
+            f"{path}: FER+'s votes belong to the rows of fer2013.csv, and a folder has another "
+            "order: give that file, or leave out --ferplus"
+        )
     if path.is_dir():
         faces = _read_folder(path)
     elif path.is_file():
@@ -182,6 +194,7 @@ def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
     training = parts["Training"]
     rng = np.random.default_rng(seed)
     notes: list[str] = []
+    drawn_for: list[str] = []
     tests = {name: parts[name] for name in USAGES[1:] if name != validation and len(parts[name])}
     selecting = parts[validation] if validation != "Training" else training[:0]
 
@@ -189,6 +202,7 @@ def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
         taken = [*tests.values(), selecting]
         free = training[~np.isin(pictures[training], pictures[np.concatenate(taken)])]
         drawn = _drawn(free, pictures, faces.labels, rng)
+        drawn_for.append(purpose)
         notes.append(
             f"the {purpose} pictures are {len(drawn):,} drawn from Training, "
             f"{HELD_OUT:.0%} of each class (seed {seed})"
@@ -218,6 +232,7 @@ def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
         tests=tests,
         known=standing_in_training(faces, tests),
         notes=tuple(notes),
+        drawn=tuple(drawn_for),
     )
 
 
@@ -292,7 +307,10 @@ def _drawn(
 
 def _read_cached(path: Path) -> FaceSet:
     """Read a CSV file, or what an earlier reading of the same content kept."""
-    sha256 = sha256_of(path)
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     kept = cache_folder() / "fer2013" / f"{sha256[:32]}-{_CACHE_VERSION}.npz"
     arrays = _load(kept)
     if arrays is None:
@@ -411,9 +429,9 @@ def _read_folder(path: Path) -> FaceSet:
     digest = hashlib.sha256()
     for number, (file, name) in enumerate(known.items()):
         place = file.relative_to(path)
-        content = file.read_bytes()
-        digest.update(f"{place.as_posix()}\0{len(content)}\0".encode() + content)
         try:
+            content = file.read_bytes()
+            digest.update(f"{place.as_posix()}\0{len(content)}\0".encode() + content)
             images.append(_grey(content))
         except (UnidentifiedImageError, OSError, ValueError) as error:
             problems.append(f"{place}: {error}")

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from emonet.errors import EmopipeError
+from emonet.errors import EvaluationError
+from jobs.training_options import given
 from pipeline.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from emonet.predictor import Predictor
-
-
-class EvaluationError(EmopipeError):
-    """Data and options that do not go together."""
 
 
 @click.command()
@@ -69,6 +66,14 @@ def evaluate(
     # As wide as the terminal; wide enough for every table when piped.
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=as_json)
     columns = _columns(data)
+    pictures = not results and not data.is_dir() and "pixels" not in columns
+    for why, needless in (
+        (results, ("model", "root", "ferplus", "skip_bad", "device", "precision")),
+        (pictures, ("ferplus", "skip_bad")),
+        (not pictures, ("root",)),
+    ):
+        if why and (named := given(*needless)):
+            raise click.UsageError(f"--{named[0].replace('_', '-')} has no part in scoring {data}")
     if results:
         scores = _videos(data, results, console)
     elif {"video", "time"} <= columns:
@@ -81,10 +86,10 @@ def evaluate(
         from emonet.predictor import Predictor
 
         predictor = Predictor(*open_model(model), device, precision)
-        if data.is_dir() or "pixels" in columns:
-            scores = _fer2013(predictor, data, ferplus, skip_bad, console)
-        else:
+        if pictures:
             scores = _pictures(predictor, data, root, console)
+        else:
+            scores = _fer2013(predictor, data, ferplus, skip_bad, console)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
 
@@ -107,8 +112,14 @@ def _fer2013(
     import numpy as np
 
     from emonet import fer2013
-    from emonet.evaluation import judge, matched
-    from jobs.scorecard import class_table, confusion_table, judged_as_json, summary_table
+    from emonet.evaluation import judge, matched, remembered
+    from jobs.scorecard import (
+        about_bad,
+        class_table,
+        confusion_table,
+        judged_as_json,
+        summary_table,
+    )
 
     faces = fer2013.read(data, ferplus=ferplus, skip_bad=skip_bad)
     tests = {
@@ -120,7 +131,8 @@ def _fer2013(
         tests.pop(fer2013.USAGES[0], None)
     known = fer2013.standing_in_training(faces, tests)
     classes = predictor.checkpoint.classes
-    _, notes = matched(np.zeros((0, len(classes))), classes, faces.classes)
+    _, unmatched = matched(np.zeros((0, len(classes))), classes, faces.classes)
+    notes = [*unmatched, *about_bad(faces), *remembered(predictor.checkpoint, faces, tests)]
     judged = judge(predictor, faces, tests, known)
     for note in notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
@@ -130,7 +142,7 @@ def _fer2013(
         console.print(f"\n{test}{', copies left out' if plain.without_copies else ''}:")
         console.print(class_table(plain.scores, plain.classes, mirrored.scores))
         console.print(confusion_table(mirrored.scores.confusion, plain.classes))
-    return {"notes": list(notes), "judged": judged_as_json(judged)}
+    return {"notes": notes, "judged": judged_as_json(judged)}
 
 
 def _pictures(
@@ -145,8 +157,9 @@ def _pictures(
     from pipeline.annotations import NO_EXPRESSION, predict_pictures, read_pictures
 
     pictures = read_pictures(data, root)
-    labels = np.unique(pictures.expression[pictures.expression != NO_EXPRESSION])
-    classes = tuple(EMOTIONS_8[label] for label in labels)
+    occurring = {EMOTIONS_8[i] for i in pictures.expression if i != NO_EXPRESSION}
+    # Not only what occurs: of happy faces alone, any other answer is wrong.
+    classes = tuple(n for n in EMOTIONS_8 if n in occurring or n in predictor.checkpoint.classes)
     expressions, dimensions = {}, {}
     notes: tuple[str, ...] = ()
     for view, mirror in (("plain", False), ("mirror", True)):
@@ -154,10 +167,10 @@ def _pictures(
         truth = pictures.expression[done]
         labelled = truth != NO_EXPRESSION
         told, unmatched = matched(said.probabilities, predictor.checkpoint.classes, classes)
-        notes = (*problems, *(unmatched if classes else ()))
+        notes = (*problems, *(unmatched if occurring else ()))
         if labelled.any():
-            index = np.searchsorted(labels, truth[labelled])
-            expressions[view] = score_expressions(told[labelled], index)
+            index = [classes.index(EMOTIONS_8[i]) for i in truth[labelled]]
+            expressions[view] = score_expressions(told[labelled], np.array(index))
         for i, name in enumerate(("valence", "arousal")):
             annotated = pictures.dimensions[done, i]
             rated = np.isfinite(annotated)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from emonet.recipe import BALANCES, PARTS, FineTuning, TrainingSettings
-from jobs.training_options import number, place_and_training, run_in_folder, training_options
+from jobs.training_options import given, number, place_and_training, run_in_folder, training_options
 from pipeline.settings import DEFAULT_MODEL
 
 _TUNING = FineTuning()
@@ -53,7 +53,7 @@ _TUNING = FineTuning()
 )
 @number("smoothing", _TUNING.smoothing, "Share of each target that is spread over all classes.")
 @number("keep", _TUNING.keep, "Weight of holding valence, arousal, landmarks to the start model's.")
-@training_options(TrainingSettings())
+@training_options(TrainingSettings(epochs=20, ema=0.998, patience=8))
 def finetune(
     data: Path,
     start: str,
@@ -72,6 +72,8 @@ def finetune(
     Leaves best.safetensors, which `emopipe analyze --model` takes, metrics.csv, scores.json and
     plots in the run's folder.
     """
+    if from_scratch and given("start", "trained"):
+        raise click.UsageError("--from-scratch trains all of random weights: no --from, no --train")
     # Loaded here: PyTorch takes seconds that --help need not wait.
     from jobs.finetune_run import Job, fine_tune
 

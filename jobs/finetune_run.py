@@ -73,7 +73,8 @@ def fine_tune(job: Job, folder: Path, *, resume: bool, overwrite: bool, console:
         goal=goal,
     )
     what = f"{job.tuning.trained} of {described.name}" if job.start else "from scratch"
-    run = Run(make, goal, faces, split, job.training, job.place, (f"training {what}",))
+    about = (f"training {what}", *(_about_start(described, goal, split) if job.start else ()))
+    run = Run(make, goal, faces, split, job.training, job.place, about)
     carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
 
 
@@ -121,7 +122,23 @@ def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
     model, random = random_weights(
         job.training.seed, classes, described.width, described.input_size
     )
-    return model, replace(random, crop=described.crop)
+    return model, random
+
+
+def _about_start(start: Checkpoint, goal: Checkpoint, split: Split) -> list[str]:
+    """Say what of the start model a user would not expect."""
+    notes = []
+    if split.drawn:
+        notes.append(
+            f"note: {start.name} may have learnt from the {' and '.join(split.drawn)} pictures, "
+            "drawn from Training"
+        )
+    if start.crop != goal.crop:
+        notes.append(
+            f"note: FER2013's pictures show less around the face than the crops of {start.name}: "
+            "the new model's crops will be FER2013's"
+        )
+    return notes
 
 
 def _described(job: Job, faces: FaceSet, start: Checkpoint) -> Checkpoint:
@@ -134,7 +151,7 @@ def _described(job: Job, faces: FaceSet, start: Checkpoint) -> Checkpoint:
         validation=job.validation,
         tuning=asdict(job.tuning),
     )
-    goal = replace(start, classes=faces.classes, sha256="", made=settings)
+    goal = replace(start, classes=faces.classes, crop=fer2013.CROP, sha256="", made=settings)
     if not job.start:
         return replace(
             goal,

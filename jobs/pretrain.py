@@ -46,9 +46,7 @@ _PRETRAINING = Pretraining()
 @number("landmark_share", _PRETRAINING.landmark_share, "Faces with landmarks for each with votes.")
 @number("balance", _PRETRAINING.balance, "How much more rare classes weigh: 0 none, 1 in full.")
 @training_options(
-    TrainingSettings(
-        epochs=16, learning_rate=2e-3, weight_decay=0.05, ema=0.998, patience=16, settle=3
-    )
+    TrainingSettings(epochs=16, learning_rate=2e-3, weight_decay=0.05, ema=0.998, patience=16)
 )
 def pretrain(
     data: Path,

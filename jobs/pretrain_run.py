@@ -12,7 +12,6 @@ from rich.console import Console
 from emonet import fer2013, landmarks68
 from emonet.checkpoint import (
     Checkpoint,
-    CropSpec,
     inherited_licence,
     open_model,
     random_weights,
@@ -30,11 +29,6 @@ from emonet.training import Trainer
 from jobs.runs import Run, carry_out, refuse_to_replace, settings_of
 from jobs.scorecard import as_json, dimension_table
 from jobs.train import OnStep, Place
-
-FER2013_CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
-"""Where FER2013's pictures lie on the face, relative to the landmarks (the median of what a network
-trained on them finds)."""
-
 
 TERMS = "research use, as FER2013 and the landmark pictures that it was trained on"
 
@@ -211,7 +205,7 @@ def _goal(job: Job, start: Checkpoint) -> Checkpoint:
     return replace(
         start,
         name="pretrained",
-        crop=FER2013_CROP,
+        crop=fer2013.CROP,
         valence_arousal="derived from expression votes, not annotated",
         licence=licence,
         source=source,

@@ -27,7 +27,7 @@ from emonet.predictor import Predictor, resolve_device, resolve_precision
 from emonet.recipe import TrainingError, TrainingSettings
 from emonet.training import Epoch
 from jobs import plots
-from jobs.scorecard import class_table, judged_as_json, summary_table
+from jobs.scorecard import about_bad, class_table, judged_as_json, summary_table
 from jobs.train import MakeTrainer, Place, train
 
 BEST = "best.safetensors"
@@ -162,11 +162,6 @@ class Shown:
         )
 
 
-def _about_bad(faces: FaceSet) -> list[str]:
-    """Say how many rows were left out, if any."""
-    return [f"{len(faces.skipped)} bad rows left out"] if faces.skipped else []
-
-
 @dataclass(frozen=True)
 class Run:
     """A training run, ready to begin.
@@ -197,7 +192,10 @@ class Run:
 def settings_of(
     faces: FaceSet, training: TrainingSettings, place: Place, **particular: Any
 ) -> dict[str, Any]:
-    """All that decides a run's result, as JSON has it."""
+    """All that is chosen of a run, as JSON has it.
+
+    The number of CPUs and the device are not: they change a result in its last digits alone.
+    """
     decisive = {
         "emopipe": version("emopipe"),
         "data": {
@@ -230,7 +228,7 @@ def carry_out(run: Run, folder: Path, *, resume: bool, overwrite: bool, console:
     """
     prepare(folder, run.goal.made, resume=resume, overwrite=overwrite)
     tests = ", ".join(f"{name} {len(rows):,}" for name, rows in run.split.tests.items())
-    notes = [*run.split.notes, *_about_bad(run.faces)]
+    notes = [*run.split.notes, *about_bad(run.faces)]
     lines = (
         f"{run.faces.source}: {len(run.split.train):,} pictures to learn from, "
         f"{len(run.split.validation):,} to select by; judged by {tests}",

@@ -6,7 +6,13 @@ import numpy as np
 from rich.table import Table
 
 from emonet.evaluation import Judged
+from emonet.fer2013 import FaceSet
 from emonet.metrics import DimensionScores, ExpressionScores
+
+
+def about_bad(faces: FaceSet) -> list[str]:
+    """Say how many rows were left out, if any."""
+    return [f"{len(faces.skipped)} bad rows left out"] if faces.skipped else []
 
 
 def summary_table(judged: list[Judged]) -> Table:

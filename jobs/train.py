@@ -1,5 +1,7 @@
 """Where a trainer runs: in this process or in Ray Train's workers, its state kept each epoch."""
 
+import ctypes
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -17,6 +19,11 @@ from pipeline.local import use_threads
 
 STATE = "state.pt"
 _RAY_RUN = "ray"  # folder of Ray Train's files inside the run's
+
+# From malloc.h; the largest block that can be kept is glibc's limit on 64-bit systems.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 << 20  # bytes
+_KEPT = 2**31 - 1  # bytes
 
 OnStep = Callable[[int, int, int, float], None]
 MakeTrainer = Callable[[OnStep], Trainer]
@@ -79,6 +86,7 @@ def train(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher) -> di
 
 def _train_here(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher) -> dict[str, Any]:
     use_threads(place.cpus)
+    _keep_freed_memory()
     trainer = make(watcher.stepped)
     path = folder / STATE
     if path.exists():
@@ -111,7 +119,7 @@ def _train_on_ray(
                 f"--gpus: {place.workers} workers need a GPU each, Ray finds "
                 f"{there.get('GPU', 0):.0f}; lower --workers or say --no-gpus"
             )
-        cpus = (place.cpus or there["CPU"]) / place.workers
+        cpus = _cpus_each(place, [n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]])
         threads = max(1, int(cpus))
         told = Queue(actor_options={"num_cpus": 0})
         problems: list[EmopipeError] = []
@@ -158,9 +166,17 @@ def _train_on_ray(
             return _loaded(Path(kept) / STATE)
 
 
+def _cpus_each(place: Place, nodes: list[float]) -> float:
+    """How many CPUs a worker can have: Ray waits forever for more than a node has to give."""
+    most = (place.cpus or sum(nodes)) / place.workers
+    fits = (n for n in range(int(most), 0, -1) if sum(c // n for c in nodes) >= place.workers)
+    return next(fits, most)
+
+
 def _work(make: MakeTrainer, threads: int, told: Any) -> None:
     """Train in one of Ray's workers."""
     use_threads(threads)
+    _keep_freed_memory()
     try:
         _train_there(make, told)
     except EmopipeError as error:
@@ -205,6 +221,17 @@ def _pass_on(told: Any, watcher: Watcher, problems: list[EmopipeError]) -> None:
             watcher.epoch_done(message)
         else:
             watcher.stepped(*message)
+
+
+def _keep_freed_memory() -> None:
+    """Keep what a step frees for the next: faulting it in again is a twentieth of a step and more.
+
+    Only GNU's C library has the setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from jobs import EXIT_INTERRUPTED
 if TYPE_CHECKING:
     from jobs.train import Place
 
+SETTLE = 3
+"""Epochs that settle what was learnt, unless there are few."""
+
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
 
@@ -69,6 +72,13 @@ def number(name: str, default: float, text: str) -> Decorator:
     )
 
 
+def given(*names: str) -> list[str]:
+    """Those of the running command's parameters that the user named on the command line."""
+    context = click.get_current_context()
+    named = click.core.ParameterSource.COMMANDLINE
+    return [name for name in names if context.get_parameter_source(name) is named]
+
+
 def training_options(defaults: TrainingSettings) -> Decorator:
     """Add the options for `TrainingSettings`, the run's folder and `jobs.train.Place`."""
     numbers = {
@@ -81,7 +91,6 @@ def training_options(defaults: TrainingSettings) -> Decorator:
         "clip": "Largest norm of the gradient.",
         "ema": "Decay a step of the averaged weights, which are kept.",
         "patience": "Epochs without a better score after which training ends.",
-        "settle": "Last epochs, in which batch norm keeps its statistics and pictures change less.",
         "seed": "Of what is random in training, and of what `finetune` holds out.",
     }
     batch_norm = click.option(
@@ -91,9 +100,16 @@ def training_options(defaults: TrainingSettings) -> Decorator:
         show_default=True,
         help="Statistics of each batch, or those of the start.",
     )
+    settle = click.option(
+        "--settle",
+        type=int,
+        help="Last epochs, in which batch norm keeps its statistics and pictures change less.  "
+        f"[default: {SETTLE}, of few epochs a quarter]",
+    )
     options: list[Decorator] = [
         *_RUN,
         *(number(name, getattr(defaults, name), text) for name, text in numbers.items()),
+        settle,
         batch_norm,
         *_PLACE,
     ]
@@ -131,6 +147,8 @@ def place_and_training(options: dict[str, Any]) -> tuple["Place", TrainingSettin
     gpu = found if gpu is None else gpu
     names = {field.name for field in fields(TrainingSettings)} & set(options)
     chosen = {name: options.pop(name) for name in names}
+    if chosen["settle"] is None:
+        chosen["settle"] = min(SETTLE, chosen["epochs"] // 4)
     chosen["precision"] = training_precision(chosen["precision"], gpu=gpu)
     return Place(local, workers, gpu, cpus, address), TrainingSettings(**chosen)
 

@@ -27,6 +27,7 @@ _PATH_NAMES = ("image", "path", "file", "filename", "subdirectory_filepath")
 _BOX_NAMES = (("x1", "y1", "x2", "y2"), ("face_x", "face_y", "face_width", "face_height"))
 _LANDMARKS = "facial_landmarks"
 _DIMENSIONS = ("valence", "arousal")
+_NOT_GIVEN = (-2, -5)  # AffectNet's and Aff-Wild's sign for no annotation
 _LANDMARKS_ARE_THE_BOX = BoxToLandmarks(shift=(0.0, 0.0), scale=1.0)
 _PICTURES_AT_A_TIME = 256
 _SHOWN = 5
@@ -66,28 +67,26 @@ def read_pictures(path: Path, root: Path | None = None) -> LabelledPictures:
 
     Columns, in any order and case: the picture's path (image, path, file, filename or
     subDirectory_filePath); expression (a name, or AffectNet's number); valence and arousal
-    (AffectNet's -2 is none); and, if there are, facial_landmarks (x;y;x;y…) or a face detector's
-    box (x1 y1 x2 y2, or face_x face_y face_width face_height), in pixels.
+    (empty or AffectNet's -2: none); and, if there are, facial_landmarks (x;y;x;y…) or a face
+    detector's box (x1 y1 x2 y2, or face_x face_y face_width face_height), in pixels.
 
     Args:
         path: the CSV file.
         root: the folder that the paths begin in; the CSV file's by default.
 
     Raises:
-        AnnotationError: it cannot be read or lacks columns, or an expression is unknown.
+        AnnotationError: it cannot be read or lacks columns, an expression is unknown, or a number
+            is none or out of range.
     """
     table = _read_table(path)
     named = [name for name in _PATH_NAMES if name in table]
-    told = [name for name in ("expression", *_DIMENSIONS) if name in table]
-    if not named or not told:
+    rated = set(_DIMENSIONS) <= set(table)
+    if not named or not (rated or "expression" in table):
         raise AnnotationError(
             f"{path} has columns {', '.join(table.columns)}: it needs the picture's path (image) "
             "and expression, or valence and arousal"
         )
-    dimensions = np.full((len(table), 2), np.nan)
-    if set(_DIMENSIONS) <= set(table):
-        dimensions = table[list(_DIMENSIONS)].to_numpy(np.float64)
-        dimensions[(np.abs(dimensions) > 1).any(axis=1)] = np.nan
+    dimensions = _dimensions(table, path) if rated else np.full((len(table), 2), np.nan)
     expressions = table["expression"] if "expression" in table else [""] * len(table)
     return LabelledPictures(
         paths=tuple((root or path.parent) / str(name) for name in table[named[0]]),
@@ -139,16 +138,29 @@ def read_continuous(path: Path) -> pd.DataFrame:
     """Read a CSV file of continuous annotations of videos.
 
     Returns:
-        Columns video (as results name it), time (s), valence, arousal.
+        Columns video (as results name it), time (s), valence, arousal; NaN where these are not
+        given (empty, or Aff-Wild's -5).
 
     Raises:
-        AnnotationError: it cannot be read or lacks a column.
+        AnnotationError: it cannot be read, lacks a column or a time, or a number is none or out of
+            range.
     """
     table = _read_table(path)
     needed = ["video", "time", *_DIMENSIONS]
     if missing := [name for name in needed if name not in table]:
         raise AnnotationError(f"{path} has no column {' and no column '.join(missing)}")
-    return table[needed].astype({"video": str, "time": float})
+    times = _numbers(table, ("time",), path)[:, 0]
+    if np.isnan(times).any():
+        raise AnnotationError(f"{path} has rows without a time: give each its seconds")
+    dimensions = _dimensions(table, path)
+    return pd.DataFrame(
+        {
+            "video": table["video"].astype(str),
+            "time": times,
+            "valence": dimensions[:, 0],
+            "arousal": dimensions[:, 1],
+        }
+    )
 
 
 def join_continuous(
@@ -258,6 +270,32 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table.rename(columns=lambda name: str(name).strip().lower())
 
 
+def _numbers(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> NDArray[np.float64]:
+    """Columns as (n, names) float64; NaN for empty cells."""
+    columns = []
+    for name in names:
+        column = pd.to_numeric(table[name], errors="coerce")
+        if (wrong := column.isna() & table[name].notna()).any():
+            raise AnnotationError(
+                f"{path}: {name} is a number, not {str(table[name][wrong].iloc[0])!r}"
+            )
+        columns.append(column.to_numpy(np.float64))
+    return np.stack(columns, axis=1)
+
+
+def _dimensions(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
+    """(n, 2) float64 valence and arousal in [-1, 1]; both NaN where one is not given."""
+    dimensions = _numbers(table, _DIMENSIONS, path)
+    given = ~(np.isnan(dimensions) | np.isin(dimensions, _NOT_GIVEN)).any(axis=1)
+    if (wrong := dimensions[given & (np.abs(dimensions) > 1).any(axis=1)]).size:
+        raise AnnotationError(
+            f"{path}: valence and arousal lie from -1 to 1, not at {wrong[0, 0]:g}, "
+            f"{wrong[0, 1]:g}: rescale them"
+        )
+    dimensions[~given] = np.nan
+    return dimensions
+
+
 def _expression(value: object, path: Path) -> int:
     """The index of a name, or AffectNet's number, which is one for its first eight."""
     text = str(value).strip()
@@ -279,9 +317,9 @@ def _boxes(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
         return np.array([_around(text, path) for text in table[_LANDMARKS]]).reshape(-1, 4)
     corners, extents = _BOX_NAMES
     if set(corners) <= set(table):
-        return table[list(corners)].to_numpy(np.float64)
+        return _numbers(table, corners, path)
     if set(extents) <= set(table):
-        boxes = table[list(extents)].to_numpy(np.float64)
+        boxes = _numbers(table, extents, path)
         boxes[:, 2:] += boxes[:, :2]
         return boxes
     return np.full((len(table), 4), np.nan)

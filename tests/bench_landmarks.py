@@ -22,6 +22,7 @@ from emonet.metrics import landmark_errors
 from emonet.model import STRIDE
 from emonet.pretraining import PICTURE_SIDE
 from emonet.recipe import NONE
+from jobs.pretrain_run import SPLIT_SEED
 from pipeline.local import analyze
 from pipeline.settings import DEFAULT_MODEL
 
@@ -47,8 +48,7 @@ def held_out(path: Path, model: str) -> tuple[Tensor, Tensor]:
     network, described = open_model(model)
     faces = landmarks68.read(path, round(PICTURE_SIDE * described.input_size))
     # Those that the model was not trained on, if it is one of `emopipe pretrain`.
-    seed = described.made.get("training", {}).get("seed", 0)
-    _, rows = landmarks68.split(faces, seed)
+    _, rows = landmarks68.split(faces, SPLIT_SEED)
     unmoved = torch.zeros(len(rows), DRAWS)
     crops, points = faces.seen(rows, described.crop, described.input_size, unmoved, NONE)
     return torch.cat([network.eval()(some).heatmaps for some in crops.split(64)]), points

@@ -53,6 +53,13 @@ def test_a_folder_is_matched_by_the_names_of_its_folders(tmp_path):
         by_label = np.argsort(faces.labels[faces.usage == usage])
         assert np.abs(mine[by_label] - images[part]).mean() < 15
 
+    with pytest.raises(DataError, match="a folder has another order"):
+        fer2013.read(tmp_path / "data", ferplus=tmp_path / "fer2013new.csv")
+    (tmp_path / "data" / "train" / "Sad" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"lost\.png: .*No such file"):
+        fer2013.read(tmp_path / "data")
+    assert len(fer2013.read(tmp_path / "data", skip_bad=True)) == 14
+
     (tmp_path / "data" / "train" / "bored").mkdir()
     (tmp_path / "data" / "train" / "bored" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match="no expressions \\(bored\\)"):

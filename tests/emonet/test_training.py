@@ -77,11 +77,16 @@ def test_two_runs_with_one_seed_give_the_same_and_the_loss_falls(uninterrupted):
     assert other.history[0].loss != uninterrupted.history[0].loss
 
 
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(uninterrupted, tmp_path):
-    stopped = made()
+@pytest.mark.parametrize("settle", [1, 2])
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(settle, tmp_path):
+    """Stopped before the epochs that settle, or at their begin."""
+    settings = replace(SETTINGS, settle=settle)
+    uninterrupted = made(settings)
+    list(uninterrupted.epochs())
+    stopped = made(settings)
     for _ in itertools.islice(stopped.epochs(), 1):
         torch.save(stopped.state(), tmp_path / "state.pt")
-    resumed = made()
+    resumed = made(settings)
     resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [epoch.number for epoch in resumed.epochs()] == [2, 3]
     assert_same(outcome(resumed), outcome(uninterrupted))

@@ -13,10 +13,11 @@ from command import emopipe
 from made_faces import face_picture
 from made_fer2013 import write_csv
 
-from emonet import checkpoint
+from emonet import checkpoint, fer2013
 from emonet.checkpoint import random_weights
 from emonet.labels import EMOTIONS_8, FER2013_7
 from jobs import runs
+from jobs.train import Place, _cpus_each
 from pipeline.results import read_results
 
 SMALL = ["--epochs", "3", "--batch-size", "16", "--cpus", "1", "--precision", "float32"]
@@ -61,6 +62,8 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     assert len(described.made["start"]["sha256"]) == 64
     assert len(described.made["data"]["sha256"]) == 64
     assert described.made["training"]["epochs"] == 3
+    assert described.made["training"]["settle"] == 0
+    assert described.crop == fer2013.CROP
     assert described.made["scores"]["judged"][0]["test"] == "PrivateTest"
     assert network.emo_fc_2[3].out_features == 9
 
@@ -68,11 +71,13 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     assert table["epoch"].tolist() == [1, 2, 3]
     assert table["loss"].iloc[-1] < table["loss"].iloc[0]
     assert (table["images_per_second"] > 0).all()
-    for name in ("curves", *(f"{k}_PrivateTest" for k in ("confusion", "precision_recall"))):
+    drawn = ("confusion", "precision_recall", "mistakes")
+    for name in ("curves", *(f"{kind}_PrivateTest" for kind in drawn)):
         assert (run / "plots" / f"{name}.png").stat().st_size > 10_000
 
     said = (folder / "said.txt").read_text()
     assert "judged by PrivateTest 23" in said
+    assert "the new model's crops will be FER2013's" in said
     assert all(f"\n{name} " in said for name in FER2013_7)
 
 
@@ -124,10 +129,26 @@ def test_ray_train_gives_what_this_process_gives(folder, monkeypatch):
     pd.testing.assert_frame_equal(metrics(folder, "on-ray"), metrics(folder, "run"))
 
 
+@pytest.mark.parametrize(
+    ("place", "nodes", "cpus"),
+    [
+        (Place(), [2.0], 2),
+        (Place(workers=2), [2.0], 1),
+        (Place(), [16.0] * 4, 16),
+        (Place(cpus=64), [16.0] * 4, 16),
+        (Place(workers=3), [16.0, 16.0], 8),
+        (Place(workers=4), [2.0], 0.5),
+    ],
+)
+def test_a_worker_asks_for_no_more_cpus_than_a_node_has(place, nodes, cpus):
+    assert _cpus_each(place, nodes) == cpus
+
+
 def test_options_that_do_not_go_together_are_named(folder):
     assert "are Ray's" in finetune(folder, "never", "--local", "--workers", "2").output
     assert "--clip is more than 0" in finetune(folder, "never", "--local", "--clip", "0").output
     assert "there is no run in" in finetune(folder, "never", "--local", "--resume").output
+    assert "no --from, no --train" in finetune(folder, "never", "--from-scratch").output
     assert not (folder / "never").exists()
 
 
@@ -140,8 +161,13 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
     private = [one for one in scores["judged"] if one["test"] == "PrivateTest"]
     assert private == run["judged"]
 
+    assert scores["notes"] == [
+        "best was selected by pictures of PublicTest: its scores there say little"
+    ]
+
     said = emopipe(*arguments, "--model", folder / "start.safetensors").output
     assert "the data have no contempt" in said
+    assert "--root has no part" in emopipe(*arguments, "--root", folder).output
 
 
 def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
@@ -152,8 +178,9 @@ def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
     )
     scores = json.loads(emopipe("evaluate", "--data", labels, "--json").stdout)
     assert scores["pictures"] == 2
-    assert scores["classes"] == ["happy", "sad"]
-    assert scores["expression, plain"]["confusion"] == [[1, 0], [1, 0]]
+    # The picture's face is happy; what nobody is counts as an answer too.
+    assert scores["classes"] == list(EMOTIONS_8)
+    assert np.argwhere(scores["expression, plain"]["confusion"]).tolist() == [[1, 1], [2, 1]]
     assert scores["valence, mirror"]["samples"] == 2
 
     out = tmp_path / "results.parquet"
@@ -164,6 +191,9 @@ def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
     assert told.exit_code == 2
     assert "name the outcome with --results" in told.output
     scores = json.loads(emopipe("evaluate", "--data", ratings, "--results", out, "--json").stdout)
+    needless = emopipe("evaluate", "--data", ratings, "--results", out, "--model", "emonet-lite")
+    assert needless.exit_code == 2
+    assert "--model has no part in scoring" in needless.output
     rows = read_results(out).rows
     error = np.abs(rows["valence"][0] - 0.5)
     assert scores["all videos: valence"]["rmse"] == pytest.approx(error, abs=1e-6)

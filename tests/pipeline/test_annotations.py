@@ -57,6 +57,10 @@ def test_plain_names_will_do_and_a_box_may_be_width_and_height(tmp_path):
         ("a,b\n1,2\n", "needs the picture's path"),
         ("image,expression\na.png,bored\n", "'bored' is unknown"),
         ("image,expression,facial_landmarks\na.png,1,1;2;x\n", "landmarks are x;y"),
+        ("image,valence\na.png,1\n", "or valence and arousal"),
+        ("image,valence,arousal\na.png,calm,0\n", "valence is a number, not 'calm'"),
+        ("image,valence,arousal\na.png,0,7\n", "from -1 to 1, not at 0, 7: rescale"),
+        ("image,expression,x1,y1,x2,y2\na.png,sad,0,0,9,wide\n", "y2 is a number, not 'wide'"),
         ("", "cannot be read as CSV"),
     ],
 )
@@ -124,13 +128,20 @@ def results(times, values):
 def test_each_frame_meets_the_nearest_annotation_and_none_far_off(tmp_path):
     path = tmp_path / "ratings.csv"
     lines = [f"a.mp4,{t},{t / 10},0" for t in (0.0, 1.0, 2.0, 3.0)]
-    path.write_text("\n".join(["video,time,valence,arousal", *lines, "b.mp4,0,0,0"]))
+    path.write_text(
+        "\n".join(["video,time,valence,arousal", *lines, "a.mp4,7,-5,-5", "b.mp4,0,0,0"])
+    )
     made = results([0.1, 0.4, 0.9, 2.6, 7.0], [0.1, 0.2, 0.3, 0.4, 0.5])
     joined, notes = join_continuous(made, read_continuous(path))
     assert joined["time"].tolist() == [0.1, 0.4, 0.9, 2.6]
     assert joined["valence_annotated"].tolist() == [0, 0, 0.1, 0.3]
     np.testing.assert_allclose(joined["valence"], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
     assert notes == ("annotated, but without a face in the results: b.mp4",)
+
+    for time, complaint in (("00:01", "time is a number, not '00:01'"), ("", "without a time")):
+        path.write_text(f"video,time,valence,arousal\nb.mp4,{time},0,0\n")
+        with pytest.raises(AnnotationError, match=complaint):
+            read_continuous(path)
 
     path.write_text("video,time,valence,arousal\nb.mp4,0,0,0\n")
     with pytest.raises(AnnotationError, match=r"have the videos a\.mp4, the annotation b\.mp4"):
