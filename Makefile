@@ -67,6 +67,7 @@ bench-bookkeeping: $(INSTALLED)  ## the driver's time and memory over 100,000 sp
 bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the reference data; 8 minutes)
 	$(BIN)/python tests/bench_ray.py
 
-chaos: $(INSTALLED)  ## kill drivers and workers at random moments, 40 times (needs the reference data)
+chaos: $(INSTALLED)  ## kill drivers, workers and trainings at random moments, 50 times (needs the reference data)
 	$(BIN)/python tests/chaos.py driver
 	$(BIN)/python tests/chaos.py workers
+	$(BIN)/python tests/chaos_training.py

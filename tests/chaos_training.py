@@ -1,0 +1,128 @@
+"""Kills trainings on Ray at random moments and holds their weights to an undisturbed run's.
+
+    python tests/chaos_training.py [--times 10] [--seed 0]
+
+The driver's process group is killed once and the run gone on with by --resume. Weights and metrics
+must be those of a run that nobody killed.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from chaos import left_of, offspring
+from made_fer2013 import write_csv
+
+from emonet import checkpoint
+from emonet.checkpoint import random_weights
+from emonet.labels import EMOTIONS_8
+
+PICTURES = 2100
+SETTINGS = (
+    *("--epochs", "6", "--settle", "2", "--batch-size", "16", "--train", "all"),
+    *("--workers", "2", "--cpus", "2", "--no-gpus", "--precision", "float32"),
+)
+"""Some 35 s on two idle cores, half of them Ray's."""
+
+TIMES = ["images_per_second", "data_share"]
+
+
+def start(folder: Path, run: str, *options: str) -> subprocess.Popen[bytes]:
+    """Start a training in a process group of its own."""
+    command = [
+        *(sys.executable, "-m", "jobs.cli", "finetune", str(folder / "fer2013.csv")),
+        *("--from", str(folder / "start.safetensors"), "--out", str(folder / run)),
+        *(*SETTINGS, *options),
+    ]
+    with (folder / f"{run}.said").open("ab") as said:
+        return subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            env={**os.environ, "EMOPIPE_CACHE": str(folder / "cache")},
+        )
+
+
+def finished(folder: Path, run: str, *options: str) -> None:
+    """Train to the end."""
+    status = start(folder, run, *options).wait(600)
+    if status:
+        said = (folder / f"{run}.said").read_text()
+        raise SystemExit(f"the run ended with exit status {status}:\n{said}")
+
+
+def killed(folder: Path, run: str, after_s: float) -> bool:
+    """Kill a training's group at that moment; whether it still ran. Nothing of it may stay."""
+    process = start(folder, run)
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        below = offspring(process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if left := left_of(below):
+            raise SystemExit(f"left behind: {left}") from None
+        return True
+    return False
+
+
+def epochs_done(run: Path) -> int:
+    """How many epochs a run has told of."""
+    path = run / "metrics.csv"
+    return len(pd.read_csv(path)) if path.exists() else 0
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs have the same weights and the same metrics but for times."""
+    metrics = [pd.read_csv(run / "metrics.csv").drop(columns=TIMES) for run in (one, other)]
+    weights = [checkpoint.load(run / "best.safetensors")[0].state_dict() for run in (one, other)]
+    return metrics[0].equals(metrics[1]) and all(
+        torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items()
+    )
+
+
+def main() -> None:
+    """Kill, go on and compare."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    moments = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-training-") as name:
+        folder = Path(name)
+        write_csv(folder / "fer2013.csv", PICTURES)
+        model, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
+        checkpoint.save(model, described, folder / "start.safetensors")
+        began = time.monotonic()
+        finished(folder, "undisturbed")
+        seconds = time.monotonic() - began
+        print(f"undisturbed: {seconds:.1f} s", flush=True)
+        equal = done = tried = 0
+        while done < arguments.times:
+            tried += 1
+            run = f"run-{tried}"
+            after_s = moments.uniform(0, seconds)
+            if not killed(folder, run, after_s):
+                continue  # it was over: another moment
+            epochs = epochs_done(folder / run)
+            begun = (folder / run / "settings.json").exists()
+            finished(folder, run, *(["--resume"] if begun else []))
+            alike = same(folder / run, folder / "undisturbed")
+            done, equal = done + 1, equal + alike
+            verdict = "equal" if alike else "DIFFERENT"
+            print(f"{done:3} killed after {after_s:5.1f} s, {epochs} epochs: {verdict}", flush=True)
+    print(f"{equal} of {arguments.times} equal")
+    sys.exit(equal != arguments.times)
+
+
+if __name__ == "__main__":
+    main()
