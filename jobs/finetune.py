@@ -53,7 +53,7 @@ _TUNING = FineTuning()
 )
 @number("smoothing", _TUNING.smoothing, "Share of each target that is spread over all classes.")
 @number("keep", _TUNING.keep, "Weight of holding valence, arousal, landmarks to the start model's.")
-@training_options(TrainingSettings(epochs=20, ema=0.998, patience=8))
+@training_options(TrainingSettings(epochs=14, ema=0.998, patience=8))
 def finetune(
     data: Path,
     start: str,

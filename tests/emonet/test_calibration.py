@@ -31,22 +31,21 @@ def test_the_temperature_undoes_what_made_a_network_bold_or_shy(scale):
     assert expected_calibration_error(after, truth) < 0.02
 
 
-def test_part_of_what_class_weights_pushed_is_taken_back():
+def test_half_of_what_class_weights_pushed_is_taken_back():
+    """More are right than without, more of rare classes than if all were."""
     said, truth = drawn(1.0)
     weights = np.array([0.5, 1.0, 3.0, 9.0], np.float32)
     pushed = said * weights
     pushed /= pushed.sum(axis=1, keepdims=True)
     fitted = calibration.fit(pushed, truth, weights)
-    share = -fitted.offsets[weights != 1] / np.log(weights[weights != 1])
-    assert share == pytest.approx(share[0])
-
-    def quality(p):
-        scores = score_expressions(p, truth)
-        return 2 * scores.accuracy + scores.recall.mean()
-
+    np.testing.assert_allclose(fitted.offsets, -np.log(weights) / 2, rtol=1e-6)
     taken_back = pushed * np.exp(fitted.offsets)
     taken_back /= taken_back.sum(axis=1, keepdims=True)
-    assert quality(taken_back) >= max(quality(pushed), quality(said))
+    all_back, half_back, none_back = (
+        score_expressions(p, truth) for p in (said, taken_back, pushed)
+    )
+    assert half_back.accuracy > none_back.accuracy
+    assert half_back.recall.mean() > all_back.recall.mean()
 
 
 def test_it_is_folded_into_the_last_layer_and_leaves_the_rest():
