@@ -10,8 +10,8 @@ _RADIUS = 2
 """Cells around the arg-max whose centroid is the point.
 
 Mean point distance over outer-eye-corner distance of emonet-lite (16×16 cells) on 357 crops of
-people it was not trained on (`make bench-landmarks`): radius 2 4.74 %, radius 3 4.76 %, Gaussian
-fit 4.84 %, radius 1 5.54 %, quarter-cell shift 5.62 %.
+people it was not trained on (`make bench-landmarks`): radius 2 and 3 4.42 %, Gaussian fit 4.48 %,
+radius 1 5.19 %, quarter-cell shift 5.30 %.
 """
 
 
