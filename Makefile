@@ -49,7 +49,7 @@ pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the re
 	$(PRETRAIN) --from runs/first/best.safetensors --epochs 28 --settle 4 \
 	    --learning-rate 1.5e-3 --warmup 0.03 --landmark-share 0.15
 
-finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 25 minutes on 2 cores)
+finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 30 minutes on 2 cores)
 	$(BIN)/emopipe finetune $(FER2013) --train all --validation Training --local
 
 bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
