@@ -1,7 +1,8 @@
 """`make bench`: a whole real clip, frame for frame, and its speed beside a plain loop's.
 
 The plain loop is what the published demo does: one frame, its largest face, one crop through the
-network in float32. Both use the same detector and the same weights; only the way differs.
+network in float32. Both use the same detector and the same weights; only the way differs. Then the
+network's own speed.
 """
 
 import sys
@@ -13,7 +14,7 @@ import av
 import numpy as np
 
 from emonet.checkpoint import open_model
-from emonet.predictor import Predictor
+from emonet.predictor import FACES_PER_BATCH, Predictor
 from pipeline.align import crop_boxes, cut
 from pipeline.faces import Selection, load_detector, select
 from pipeline.inputs import find_inputs
@@ -40,6 +41,21 @@ def main() -> None:
     plain = plain_loop()
     print(f"emopipe    {FRAMES / ours:5.1f} frames/s (start included)")
     print(f"plain loop {FRAMES / plain:5.1f} frames/s")
+    print(f"network alone, whole batches in the precision that auto picks: {alone():.0f} faces/s")
+
+
+def alone() -> float:
+    """Faces a second that the network takes: the median of a few dozen batches."""
+    predictor = Predictor(*open_model(DEFAULT_MODEL), "cpu", "auto")
+    batch = FACES_PER_BATCH["cpu"]
+    size = predictor.checkpoint.input_size
+    crops = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    seconds = []
+    for _ in range(60):
+        begun = time.perf_counter()
+        predictor(crops)
+        seconds.append(time.perf_counter() - begun)
+    return batch / float(np.median(seconds))
 
 
 def plain_loop() -> float:

@@ -68,9 +68,8 @@ def offspring(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def kill_driver(out: Path, after_s: float) -> bool:
-    """Kill the driver's group at that moment; whether it still ran. Nothing of it may stay."""
-    process = start(out)
+def killed(process: subprocess.Popen[bytes], after_s: float) -> bool:
+    """Kill a driver's group at that moment; whether it still ran. Nothing of it may stay."""
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
@@ -150,7 +149,7 @@ def main() -> None:
             out = Path(folder) / str(tried) / OUTPUTS[done % len(OUTPUTS)]
             after_s = moments.uniform(0, seconds)
             if arguments.what == "driver":
-                what = "driver" if kill_driver(out, after_s) else None
+                what = "driver" if killed(start(out), after_s) else None
                 finished(out)
             else:
                 process = start(out)

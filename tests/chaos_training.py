@@ -9,7 +9,6 @@ must be those of a run that nobody killed.
 import argparse
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from chaos import left_of, offspring
+from chaos import killed
 from made_fer2013 import write_csv
 
 from emonet import checkpoint
@@ -60,21 +59,6 @@ def finished(folder: Path, run: str, *options: str) -> None:
         raise SystemExit(f"the run ended with exit status {status}:\n{said}")
 
 
-def killed(folder: Path, run: str, after_s: float) -> bool:
-    """Kill a training's group at that moment; whether it still ran. Nothing of it may stay."""
-    process = start(folder, run)
-    try:
-        process.wait(after_s)
-    except subprocess.TimeoutExpired:
-        below = offspring(process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if left := left_of(below):
-            raise SystemExit(f"left behind: {left}") from None
-        return True
-    return False
-
-
 def epochs_done(run: Path) -> int:
     """How many epochs a run has told of."""
     path = run / "metrics.csv"
@@ -111,7 +95,7 @@ def main() -> None:
             tried += 1
             run = f"run-{tried}"
             after_s = moments.uniform(0, seconds)
-            if not killed(folder, run, after_s):
+            if not killed(start(folder, run), after_s):
                 continue  # it was over: another moment
             epochs = epochs_done(folder / run)
             begun = (folder / run / "settings.json").exists()
