@@ -121,6 +121,15 @@ def test_a_smile_is_called_happy_and_pleasant(real: Analyzed) -> None:
     assert smiling.valence.min() > before.valence.max() + 0.3
 
 
+def test_faces_that_smile_in_pictures_are_called_happy(shared: Path) -> None:
+    rows = pipeline.analyze(shared / "data" / "images").rows
+    # Of the five on one picture the one that is detected with the lowest score hardly smiles.
+    smiling = rows[rows.face < 4]
+    assert smiling.groupby("video", observed=True).size().tolist() == [4, 1]
+    assert (smiling.emotion == "happy").all()
+    assert (smiling.valence > 0.5).all()
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return face_clip(tmp_path_factory.mktemp("faces"))
