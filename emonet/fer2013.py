@@ -171,7 +171,7 @@ def read(path: Path, *, ferplus: Path | None = None, skip_bad: bool = False) -> 
         )
     if not len(faces):
         raise DataError(f"{path} holds no labelled picture")
-    return _with_votes(faces, ferplus) if ferplus else faces
+    return _with_votes(faces, ferplus, skip_bad=skip_bad) if ferplus else faces
 
 
 def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
@@ -466,20 +466,26 @@ def _grey(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(grey)
 
 
-def _with_votes(faces: FaceSet, path: Path) -> FaceSet:
+def _with_votes(faces: FaceSet, path: Path, *, skip_bad: bool) -> FaceSet:
     """Put FER+'s votes in the place of the labels; rows where most see no face are dropped.
 
     Raises:
-        DataError: the votes are not of these pictures.
+        DataError: the votes are not of these pictures, or are no numbers.
     """
-    parts, counts = [], []
+    parts, counts, problems = [], [], []
     needed = ("usage", *_FERPLUS_VOTES, *_FERPLUS_NO_FACE)
     for line, row in _csv_rows(path, needed):
         parts.append(row["usage"].strip())
         try:
             counts.append([int(row[name]) for name in (*_FERPLUS_VOTES, *_FERPLUS_NO_FACE)])
         except ValueError as error:
-            raise DataError(f"{path}: line {line} holds a vote that is no number") from error
+            problem = f"line {line} holds a vote that is no number"
+            if not skip_bad:
+                raise DataError(
+                    f"{path}: {problem}: mend the file, or leave such rows out with --skip-bad"
+                ) from error
+            problems.append(f"{path.name}: {problem}")
+            counts.append([0] * len((*_FERPLUS_VOTES, *_FERPLUS_NO_FACE)))
     of_faces = [USAGES[u] for u in faces.usage]
     if faces.rows[-1] >= len(parts) or [parts[row] for row in faces.rows] != of_faces:
         raise DataError(
@@ -498,4 +504,5 @@ def _with_votes(faces: FaceSet, path: Path) -> FaceSet:
         classes=EMOTIONS_8,
         source=f"{faces.source} with {path.name}",
         sha256=hashlib.sha256(f"{faces.sha256} {sha256_of(path)}".encode()).hexdigest(),
+        skipped=(*faces.skipped, *problems),
     )

@@ -134,6 +134,14 @@ def test_votes_become_distributions_and_non_faces_are_dropped(tmp_path):
     with pytest.raises(DataError, match="does not go with"):
         fer2013.read(path, ferplus=votes)
 
+    rows[1] = rows[1].replace("10", "many")
+    votes.write_text("\n".join([VOTES, *(f"Training,{row}" for row in rows)]))
+    with pytest.raises(DataError, match=r"line 3 holds a vote that is no number: .*--skip-bad"):
+        fer2013.read(path, ferplus=votes)
+    faces = fer2013.read(path, ferplus=votes, skip_bad=True)
+    assert faces.rows.tolist() == [0]
+    assert faces.skipped == ("fer2013new.csv: line 3 holds a vote that is no number",)
+
 
 @given(
     usage=st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=60, max_size=60),
