@@ -29,7 +29,7 @@ SETTINGS = (
     *("--epochs", "6", "--settle", "2", "--batch-size", "16", "--train", "all"),
     *("--workers", "2", "--cpus", "2", "--no-gpus", "--precision", "float32"),
 )
-"""Some 35 s on two idle cores, half of them Ray's."""
+"""Some 45 s on two idle cores, half of it Ray's."""
 
 TIMES = ["images_per_second", "data_share"]
 
