@@ -44,9 +44,9 @@ $(FER2013): | $(INSTALLED)
 	$(BIN)/python $(SHARED)/data/fer2013/to_csv.py $(DATA)
 
 PRETRAIN = $(BIN)/emopipe pretrain $(FER2013) --ferplus $(DATA)/fer2013new.csv --landmarks $(LANDMARKS68) --local
-pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the reference data; 100 minutes on 2 cores)
-	$(PRETRAIN) --out runs/first
-	$(PRETRAIN) --from runs/first/best.safetensors --epochs 28 --settle 4 \
+pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the reference data; two and a half hours on 2 cores)
+	$(PRETRAIN) --out runs/pretrain-first
+	$(PRETRAIN) --from runs/pretrain-first/best.safetensors --epochs 28 --settle 4 \
 	    --learning-rate 1.5e-3 --warmup 0.03 --landmark-share 0.15
 
 finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 30 minutes on 2 cores)

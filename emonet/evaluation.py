@@ -182,12 +182,9 @@ def remembered(described: Checkpoint, faces: FaceSet, tests: Iterable[str]) -> t
     """
     if described.made.get("data", {}).get("sha256") != faces.sha256:
         return ()
-    parts = {
-        "Training": "learnt from Training",
-        described.made.get("validation", "Training"): "was selected by pictures of {}",
-    }
+    parts = {described.made.get("validation"): "was selected by", "Training": "learnt from"}
     return tuple(
-        f"{described.name} {parts[test].format(test)}: its scores there say little"
+        f"{described.name} {parts[test]} {test}: its scores there say little"
         for test in tests
         if test in parts
     )

@@ -68,7 +68,7 @@ def evaluate(
     columns = _columns(data)
     pictures = not results and not data.is_dir() and "pixels" not in columns
     for why, needless in (
-        (results, ("model", "root", "ferplus", "skip_bad", "device", "precision")),
+        (results, ("model", "ferplus", "skip_bad", "device", "precision")),
         (pictures, ("ferplus", "skip_bad")),
         (not pictures, ("root",)),
     ):
@@ -159,16 +159,18 @@ def _pictures(
     pictures = read_pictures(data, root)
     occurring = {EMOTIONS_8[i] for i in pictures.expression if i != NO_EXPRESSION}
     # Not only what occurs: of happy faces alone, any other answer is wrong.
-    classes = tuple(n for n in EMOTIONS_8 if n in occurring or n in predictor.checkpoint.classes)
+    known = occurring.union(predictor.checkpoint.classes)
+    classes = tuple(name for name in EMOTIONS_8 if name in known)
     expressions, dimensions = {}, {}
     notes: tuple[str, ...] = ()
     for view, mirror in (("plain", False), ("mirror", True)):
         done, said, problems = predict_pictures(predictor, pictures, mirror=mirror)
         truth = pictures.expression[done]
         labelled = truth != NO_EXPRESSION
-        told, unmatched = matched(said.probabilities, predictor.checkpoint.classes, classes)
-        notes = (*problems, *(unmatched if occurring else ()))
+        notes = problems
         if labelled.any():
+            told, unmatched = matched(said.probabilities, predictor.checkpoint.classes, classes)
+            notes = (*problems, *unmatched)
             index = [classes.index(EMOTIONS_8[i]) for i in truth[labelled]]
             expressions[view] = score_expressions(told[labelled], np.array(index))
         for i, name in enumerate(("valence", "arousal")):

@@ -77,9 +77,9 @@ def test_two_runs_with_one_seed_give_the_same_and_the_loss_falls(uninterrupted):
     assert other.history[0].loss != uninterrupted.history[0].loss
 
 
-@pytest.mark.parametrize("settle", [1, 2])
+@pytest.mark.parametrize("settle", [0, 1, 2])
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(settle, tmp_path):
-    """Stopped before the epochs that settle, or at their begin."""
+    """Stopped where none settles, before those that settle, or at their begin."""
     settings = replace(SETTINGS, settle=settle)
     uninterrupted = made(settings)
     list(uninterrupted.epochs())

@@ -161,12 +161,20 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
     private = [one for one in scores["judged"] if one["test"] == "PrivateTest"]
     assert private == run["judged"]
 
-    assert scores["notes"] == [
-        "best was selected by pictures of PublicTest: its scores there say little"
-    ]
+    assert scores["notes"] == ["best was selected by PublicTest: its scores there say little"]
 
     said = emopipe(*arguments, "--model", folder / "start.safetensors").output
     assert "the data have no contempt" in said
+    training = folder / "training.csv"
+    write_csv(training, 140, usages=(0,))
+    tuned = emopipe(
+        *("finetune", training, "--from", folder / "start.safetensors", "--local"),
+        *("--out", folder / "training", *SMALL, "--epochs", "1"),
+    )
+    assert "start may have learnt from the test and validation pictures" in tuned.output
+    trained = folder / "training" / "best.safetensors"
+    said = emopipe("evaluate", "--data", training, "--model", trained).output
+    assert "best learnt from Training: its scores there say little" in said
     assert "--root has no part" in emopipe(*arguments, "--root", folder).output
 
 
@@ -182,6 +190,16 @@ def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
     assert scores["classes"] == list(EMOTIONS_8)
     assert np.argwhere(scores["expression, plain"]["confusion"]).tolist() == [[1, 1], [2, 1]]
     assert scores["valence, mirror"]["samples"] == 2
+
+    model, described = random_weights(1, ("calm", "wild"), width=16, input_size=64)
+    checkpoint.save(model, described, tmp_path / "other.safetensors")
+    other = ("--model", tmp_path / "other.safetensors")
+    told = emopipe("evaluate", "--data", labels, *other)
+    assert told.exit_code == 2
+    assert "no class is the same" in told.output
+    labels.write_text("image,valence,arousal\nface.png,0.8,0.3\n")
+    scores = json.loads(emopipe("evaluate", "--data", labels, "--json", *other).stdout)
+    assert scores["valence, plain"]["samples"] == 1
 
     out = tmp_path / "results.parquet"
     assert emopipe("analyze", tmp_path / "face.png", "--out", out, "--local").exit_code == 0
