@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# The package as it is installed, for mypy and editors: the folders' names here are not its names.
+LINKS := .venv/links/emopipe
 SHARED ?= ../shared
 LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 DATA := build/fer2013
@@ -16,10 +18,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	mkdir -p $(LINKS)
+	ln -sfn $(foreach part,emopipe/__init__.py emopipe/py.typed emonet pipeline jobs pretrained,../../../$(part)) $(LINKS)
 	touch $@
 
 demo: $(INSTALLED)  ## make a sample video, analyze it with the bundled model, show the table
-	$(BIN)/python -m jobs.demo
+	$(BIN)/python -m emopipe.jobs.demo
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/pytest
@@ -34,9 +38,9 @@ types: $(INSTALLED)  ## check types
 check: lint types test  ## all that the gate checks
 
 calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the reference data)
-	$(BIN)/python -m pipeline.calibrate $(LANDMARKS68) --detector centerface
+	$(BIN)/python -m emopipe.pipeline.faces.calibrate $(LANDMARKS68) --detector centerface
 	for detector in yunet blazeface; do \
-	    $(BIN)/python -m pipeline.calibrate $(LANDMARKS68) --detector $$detector \
+	    $(BIN)/python -m emopipe.pipeline.faces.calibrate $(LANDMARKS68) --detector $$detector \
 	        --detector-weights $(SHARED)/weights || exit; \
 	done
 
@@ -53,22 +57,22 @@ finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs th
 	$(BIN)/emopipe finetune $(FER2013) --train all --validation Training --local
 
 bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
-	$(BIN)/python tests/bench_speed.py
+	$(BIN)/python tests/benchmarks/bench_speed.py
 
 bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p video (10 minutes)
-	$(BIN)/python tests/bench_memory.py
+	$(BIN)/python tests/benchmarks/bench_memory.py
 
 bench-data: $(INSTALLED)  ## what share of a training step goes into reading and augmenting FER2013
-	$(BIN)/python tests/bench_data.py $(wildcard $(FER2013))
+	$(BIN)/python tests/benchmarks/bench_data.py $(wildcard $(FER2013))
 
 bench-landmarks: $(INSTALLED)  ## landmark errors by decoder, and steadiness on a clip (needs the reference data)
-	$(BIN)/python tests/bench_landmarks.py $(SHARED) $(MODEL)
+	$(BIN)/python tests/benchmarks/bench_landmarks.py $(SHARED) $(MODEL)
 
 bench-bookkeeping: $(INSTALLED)  ## the driver's time and memory over 100,000 spans (20 minutes)
-	$(BIN)/python tests/bench_bookkeeping.py
+	$(BIN)/python tests/benchmarks/bench_bookkeeping.py
 
 bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the reference data; 8 minutes)
-	$(BIN)/python tests/bench_ray.py
+	$(BIN)/python tests/benchmarks/bench_ray.py
 
 chaos: $(INSTALLED)  ## kill drivers, workers and trainings at random moments, 50 times (needs the reference data)
 	$(BIN)/python tests/chaos.py driver

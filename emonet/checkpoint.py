@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emonet import weights
-from emonet.errors import EmopipeError
-from emonet.files import appearing_whole, sha256_of
-from emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
-from emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
+from emopipe.emonet import registry as weights
+from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.files import appearing_whole, sha256_of
+from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
+from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
 
 _METADATA_KEY = "emonet"
 _LAST_LAYER = "emo_fc_2.3.weight"
@@ -182,7 +182,7 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
         raise CheckpointError(
             f"{path} describes {len(checkpoint.classes)} classes and width {checkpoint.width}, "
             f"but its tensors have {_dimensions(state)}: the file is inconsistent; "
-            f"save it again with emonet.checkpoint.save"
+            f"save it again with emopipe.emonet.checkpoint.save"
         )
     broken = [layer for layer, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
@@ -252,7 +252,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path} does not say what network it is (no '{_METADATA_KEY}' in its metadata): "
-            f"write it with emonet.checkpoint.save, or give the weights as a .pth file"
+            f"write it with emopipe.emonet.checkpoint.save, or give the weights as a .pth file"
         )
     return state, metadata[_METADATA_KEY]
 
@@ -329,7 +329,7 @@ def _described(written: str, name: str, path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the description inside {path} is incomplete or wrong ({error!r}); "
-            f"write the file again with emonet.checkpoint.save"
+            f"write the file again with emopipe.emonet.checkpoint.save"
         ) from error
 
 

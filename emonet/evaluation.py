@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emonet.augmentation import DRAWS
-from emonet.checkpoint import Checkpoint
-from emonet.errors import EvaluationError
-from emonet.fer2013 import FaceSet, network_input
-from emonet.landmarks68 import LandmarkSet
-from emonet.metrics import ExpressionScores, landmark_errors, score_expressions
-from emonet.model import EmoNet
-from emonet.predictor import FACES_PER_BATCH, Predictor
-from emonet.recipe import NONE
+from emopipe.emonet.checkpoint import Checkpoint
+from emopipe.emonet.data.fer2013 import FaceSet, network_input
+from emopipe.emonet.data.landmarks68 import LandmarkSet
+from emopipe.emonet.errors import EvaluationError
+from emopipe.emonet.metrics import ExpressionScores, landmark_errors, score_expressions
+from emopipe.emonet.model import EmoNet
+from emopipe.emonet.predictor import FACES_PER_BATCH, Predictor
+from emopipe.emonet.training.augmentation import DRAWS
+from emopipe.emonet.training.config import NONE
 
 _PICTURES_AT_A_TIME = 128  # bounds memory: 100 MB of 256 px crops, as float32
 
@@ -67,7 +67,7 @@ def judge(
         predictor: the network; its classes are matched with the pictures' by name.
         faces: the pictures.
         tests: name to the rows it consists of.
-        known: name to which of those also stand in Training, as `emonet.fer2013.Split` has them.
+        known: name to which of those also stand in Training, as `Split` has them.
     """
     judged = []
     for test, rows in tests.items():

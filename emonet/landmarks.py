@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emonet.model import STRIDE
+from emopipe.emonet.model import STRIDE
 
 _RADIUS = 2
 """Cells around the arg-max whose centroid is the point.

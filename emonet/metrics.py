@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emonet.labels import OUTER_EYE_CORNERS
+from emopipe.emonet.labels import OUTER_EYE_CORNERS
 
 CALIBRATION_BINS = 15
 """Equally wide bins of confidence, as in Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern

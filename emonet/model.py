@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emonet.labels import N_LANDMARKS
+from emopipe.emonet.labels import N_LANDMARKS
 
 STRIDE = 4
 """Crop pixels a heatmap cell: the stem halves the picture twice."""

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emonet.checkpoint import Checkpoint
-from emonet.errors import EmopipeError
-from emonet.labels import N_LANDMARKS
-from emonet.landmarks import peaks
-from emonet.model import EmoNet
+from emopipe.emonet.checkpoint import Checkpoint
+from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.labels import N_LANDMARKS
+from emopipe.emonet.landmarks import peaks
+from emopipe.emonet.model import EmoNet
 
 PRECISIONS = {
     "float32": torch.float32,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import psutil
 import ray
 
-from emonet.errors import EmopipeError
-from pipeline.conduct import cores
+from emopipe.emonet.errors import EmopipeError
+from emopipe.pipeline.run import cores
 
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 40 spans of 256 px crops."""

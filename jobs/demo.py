@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut
 
-from pipeline.results import read_results
+from emopipe.pipeline.table.results import read_results
 
 FOLDER = Path("demo")
 FRAMES = 50
@@ -27,7 +27,7 @@ def main() -> None:
     make_video(video)
     command = ["analyze", str(video), "--out", str(out), "--overwrite"]
     print("$ emopipe", *command, flush=True)
-    subprocess.run([sys.executable, "-m", "jobs.cli", *command], check=True)
+    subprocess.run([sys.executable, "-m", "emopipe.jobs.cli", *command], check=True)
     rows = read_results(out).rows
     shown = rows[["video", "frame", "time", "emotion", "valence", "arousal", "x1", "y1"]]
     print(shown.head().to_string(index=False))

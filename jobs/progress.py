@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.conduct import Observer
-from pipeline.inputs import InputFile, Inputs
-from pipeline.plan import Plan
-from pipeline.results import VideoRecord
-from pipeline.video import Video
+from emopipe.pipeline.estimate import Plan
+from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.run import Observer
+from emopipe.pipeline.table.results import VideoRecord
 
 STILL_S = 60.0
 """After so long without a finished span the watchdog says what the run waits for."""

@@ -9,16 +9,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from emonet.checkpoint import CropSpec
-from emonet.errors import EmopipeError
-from emonet.evaluation import Said, of_crops
-from emonet.fer2013 import class_named
-from emonet.labels import EMOTIONS_8
-from emonet.predictor import Predictor
-from pipeline.align import crop_boxes, cut
-from pipeline.faces import BoxToLandmarks, Detector, Faces, load_detector
-from pipeline.results import Results
-from pipeline.settings import DEFAULT_DETECTOR
+from emopipe.emonet.checkpoint import CropSpec
+from emopipe.emonet.data.fer2013 import class_named
+from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.evaluation import Said, of_crops
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.faces.align import crop_boxes, cut
+from emopipe.pipeline.faces.detectors import BoxToLandmarks, Detector, Faces, load_detector
+from emopipe.pipeline.settings import DEFAULT_DETECTOR
+from emopipe.pipeline.table.results import Results
 
 NO_EXPRESSION = -1
 """Stands for the expression of a picture that has none (AffectNet's 8 to 10, or an empty cell)."""

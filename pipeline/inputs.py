@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
-from emonet.errors import EmopipeError
-from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from emopipe.emonet.errors import EmopipeError
+from emopipe.pipeline.media.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 OWN_SUFFIXES = {".parquet"}
 """Our own results may lie among the videos; they are passed over without a word."""

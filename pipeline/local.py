@@ -9,18 +9,18 @@ from typing import Any
 import cv2
 import torch
 
-from emonet.checkpoint import open_model
-from emonet.predictor import Predictor
-from pipeline.conduct import Observer, conduct, cores
-from pipeline.decoder import DecodeError
-from pipeline.faces import Selection
-from pipeline.inputs import InputFile, Inputs, find_inputs
-from pipeline.plan import Plan
-from pipeline.results import Results, SpanFaces, VideoRecord, read_results
-from pipeline.settings import Settings, resolved, sampler
-from pipeline.stages import EmotionStage, FaceStage, LostSpan
-from pipeline.store import Store, part_key
-from pipeline.video import Video, VideoError, spans_of
+from emopipe.emonet.checkpoint import open_model
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.estimate import Plan
+from emopipe.pipeline.faces.detectors import Selection
+from emopipe.pipeline.inputs import InputFile, Inputs, find_inputs
+from emopipe.pipeline.media.decoder import DecodeError
+from emopipe.pipeline.media.video import Video, VideoError, spans_of
+from emopipe.pipeline.run import Observer, conduct, cores
+from emopipe.pipeline.settings import Settings, resolved, sampler
+from emopipe.pipeline.stages import EmotionStage, FaceStage, LostSpan
+from emopipe.pipeline.table.results import Results, SpanFaces, VideoRecord, read_results
+from emopipe.pipeline.table.store import Store, part_key
 
 
 def analyze(

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from emonet.errors import EmopipeError
-from emonet.files import sha256_of
-from pipeline.align import CropMode
-from pipeline.faces import DETECTORS, LONG_SIDE, Selection, weights_files
-from pipeline.results import LANDMARK_TYPES
-from pipeline.video import BACKENDS, DEFAULT_BACKEND, Video, sample
+from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.files import sha256_of
+from emopipe.pipeline.faces.align import CropMode
+from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, Selection, weights_files
+from emopipe.pipeline.media.video import BACKENDS, DEFAULT_BACKEND, Video, sample
+from emopipe.pipeline.table.results import LANDMARK_TYPES
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
-    from emonet.checkpoint import Checkpoint
+    from emopipe.emonet.checkpoint import Checkpoint
 
 DEFAULT_MODEL = "emonet-lite"
 DEFAULT_DETECTOR = "centerface"
@@ -115,7 +115,7 @@ def resolved(settings: Settings) -> Settings:
     Raises:
         DeviceError: the machine has no such device, or the device no such precision.
     """
-    from emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
+    from emopipe.emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
 
     device = resolve_device(settings.device)
     return replace(

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from emonet.checkpoint import CropSpec
-from emonet.predictor import Predictor
-from pipeline.align import crop_boxes, cut, sharpness, to_frame
-from pipeline.conduct import TRIES
-from pipeline.decoder import DecodeError, Decoder, Frames
-from pipeline.faces import Faces, load_detector, select
-from pipeline.inputs import InputFile
-from pipeline.results import SpanFaces, span_rows
-from pipeline.settings import Settings
-from pipeline.video import Video
+from emopipe.emonet.checkpoint import CropSpec
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
+from emopipe.pipeline.faces.detectors import Faces, load_detector, select
+from emopipe.pipeline.inputs import InputFile
+from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.run import TRIES
+from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.table.results import SpanFaces, span_rows
 
 
 @dataclass(frozen=True)

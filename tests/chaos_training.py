@@ -20,9 +20,9 @@ import torch
 from chaos import killed
 from made_fer2013 import write_csv
 
-from emonet import checkpoint
-from emonet.checkpoint import random_weights
-from emonet.labels import EMOTIONS_8
+from emopipe.emonet import checkpoint
+from emopipe.emonet.checkpoint import random_weights
+from emopipe.emonet.labels import EMOTIONS_8
 
 PICTURES = 2100
 SETTINGS = (
@@ -37,7 +37,7 @@ TIMES = ["images_per_second", "data_share"]
 def start(folder: Path, run: str, *options: str) -> subprocess.Popen[bytes]:
     """Start a training in a process group of its own."""
     command = [
-        *(sys.executable, "-m", "jobs.cli", "finetune", str(folder / "fer2013.csv")),
+        *(sys.executable, "-m", "emopipe.jobs.cli", "finetune", str(folder / "fer2013.csv")),
         *("--from", str(folder / "start.safetensors"), "--out", str(folder / run)),
         *(*SETTINGS, *options),
     ]

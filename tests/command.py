@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner, Result
 
-from jobs.cli import main
+from emopipe.jobs.cli import main
 
 
 def emopipe(*arguments: str | Path) -> Result:

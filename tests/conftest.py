@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import emonet  # noqa: F401 -- settles how PyTorch's threads wait, before a test loads PyTorch
+import emopipe  # noqa: F401 -- settles how PyTorch's threads wait, before a test loads PyTorch
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,7 @@ from made_clips import ffmpeg
 from PIL import Image
 from skimage.data import astronaut
 
-from jobs.demo import FRAMES, make_video
+from emopipe.jobs.demo import FRAMES, make_video
 
 __all__ = ["FRAMES", "face_clip", "face_picture", "two_faces_picture"]
 

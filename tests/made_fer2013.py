@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emonet.fer2013 import SIDE, USAGES, FaceSet
-from emonet.labels import FER2013_7
+from emopipe.emonet.data.fer2013 import SIDE, USAGES, FaceSet
+from emopipe.emonet.labels import FER2013_7
 
 CLASSES = len(FER2013_7)
 

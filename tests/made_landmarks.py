@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from emonet.landmarks68 import LandmarkSet
+from emopipe.emonet.data.landmarks68 import LandmarkSet
 
 SIDE = 160
 DOT = 1.5  # standard deviation, pixels

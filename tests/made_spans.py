@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emonet.files import sha256_of
-from emonet.predictor import Predictions
-from pipeline.results import SpanFaces
-from pipeline.video import Video
+from emopipe.emonet.files import sha256_of
+from emopipe.emonet.predictor import Predictions
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.table.results import SpanFaces
 
 
 def a_video(folder: Path, name: str, frames: int, lost: int = 0, backend: str = "pyav") -> Video:

@@ -1,62 +1,105 @@
-"""Who may import whom, and what stays light."""
+"""Who may import whom, what stays light, and how long a file may be."""
 
 import ast
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-PACKAGES = ("emonet", "pipeline", "jobs")
+WINGS = ("emonet", "pipeline", "jobs", "pretrained")
 FORBIDDEN = {
-    "emonet": {"pipeline", "jobs", "ray", "click"},
-    "pipeline": {"jobs", "ray", "click"},
-    "pretrained": {"emonet", "pipeline", "jobs", "ray", "click"},
+    "emonet": {"emopipe.pipeline", "emopipe.jobs", "ray", "click"},
+    "pipeline": {"emopipe.jobs", "ray", "click"},
+    "pretrained": {"emopipe", "ray", "click"},
 }
-HEAVY = ("torch", "pandas", "pyarrow", "matplotlib", "ray", "emonet.predictor")
+MAX_LINES = 400
+HEAVY = {"torch", "pandas", "pyarrow", "matplotlib", "ray", "emopipe.emonet.predictor"}
+
+FILES = {
+    f"emopipe.{'.'.join(file.relative_to(PROJECT).with_suffix('').parts)}".removesuffix(
+        ".__init__"
+    ): file
+    for wing in WINGS
+    for file in sorted((PROJECT / wing).rglob("*.py"))
+}
+"""Each file of the package, by its name when imported."""
 
 
-def imported_by(file: Path) -> Iterator[str]:
-    """Top-level packages that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def imported_by(file: Path, *, late: bool = True) -> Iterator[str]:
+    """Full names that a file imports; `late` ones too, which stand inside functions."""
+    tree = ast.parse(file.read_text())
+    nodes = ast.walk(tree) if late else iter(tree.body)
+    for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{file}: imports here are absolute"
             assert node.module
-            yield node.module.split(".")[0]
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in FILES else node.module
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_imports_point_one_way(package: str) -> None:
-    files = sorted((PROJECT / package).rglob("*.py"))
+@pytest.mark.parametrize("wing", FORBIDDEN)
+def test_imports_point_one_way(wing: str) -> None:
+    files = [file for name, file in FILES.items() if name.split(".")[1] == wing]
     assert files
     wrong = {
         str(file.relative_to(PROJECT)): sorted(found)
         for file in files
-        if (found := set(imported_by(file)) & FORBIDDEN[package])
+        if (
+            found := {
+                name
+                for name in imported_by(file)
+                for barred in FORBIDDEN[wing]
+                if f"{name}.".startswith(f"{barred}.")
+            }
+        )
     }
     assert wrong == {}
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not even through imports inside functions or for types alone."""
+    graph = {
+        name: {other for other in imported_by(file) if other in FILES and other != name}
+        for name, file in FILES.items()
+    }
+    assert len(graph) > 50
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_file_is_longer_than_a_reader_takes_in() -> None:
+    lengths = {name: len(file.read_text().splitlines()) for name, file in FILES.items()}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
 @pytest.mark.parametrize(
-    "module", ["pipeline", "pipeline.inputs", "pipeline.video", "pipeline.decoder"]
+    "module",
+    [
+        "emopipe",
+        "emopipe.pipeline.inputs",
+        "emopipe.pipeline.media.video",
+        "emopipe.pipeline.media.decoder",
+    ],
 )
-def test_what_the_decoding_child_imports_is_light(module: str) -> None:
+def test_what_the_decoding_child_imports_is_light(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert module in ran.stdout.split()
-    assert not set(HEAVY) & set(ran.stdout.split())
+    assert not HEAVY & set(ran.stdout.split())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP tells its settings on Linux")
-@pytest.mark.parametrize("module", ["pipeline.local", "jobs.analyze"])
-def test_torch_is_loaded_with_threads_that_soon_sleep(module: str) -> None:
+@pytest.mark.parametrize("module", ["emopipe.pipeline.local", "emopipe.jobs.analysis.driver"])
+def test_torch_is_loaded_with_threads_that_soon_sleep(module: str, tmp_path: Path) -> None:
     """Beside other work, threads that spin long while they wait slow a run many times."""
     ran = subprocess.run(
         [sys.executable, "-c", f"import {module}, torch"],
@@ -64,19 +107,12 @@ def test_torch_is_loaded_with_threads_that_soon_sleep(module: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=PROJECT,
+        cwd=tmp_path,
     )
     assert "GOMP_SPINCOUNT = '4000'" in ran.stderr
 
 
-def test_the_wheel_holds_every_package() -> None:
+def test_every_package_is_installed() -> None:
     setup = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {
-        ".".join(file.parent.relative_to(PROJECT).parts)
-        for top in (*PACKAGES, "pretrained")
-        for file in (PROJECT / top).rglob("__init__.py")
-    }
-    assert found == set(setup["packages"])
-    for package in PACKAGES:
-        assert (PROJECT / package / "py.typed").exists()
-        assert "py.typed" in setup["package-data"][package]
+    found = {name for name, file in FILES.items() if file.name == "__init__.py"}
+    assert {"emopipe", *found} == set(setup["packages"])

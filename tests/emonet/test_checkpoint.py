@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from emonet import checkpoint
-from emonet.checkpoint import CheckpointError
-from emonet.files import sha256_of
-from emonet.labels import EMOTIONS_5, EMOTIONS_8
-from emonet.model import EmoNet
+from emopipe.emonet import checkpoint
+from emopipe.emonet.checkpoint import CheckpointError
+from emopipe.emonet.files import sha256_of
+from emopipe.emonet.labels import EMOTIONS_5, EMOTIONS_8
+from emopipe.emonet.model import EmoNet
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet.landmarks import peaks
-from emonet.model import STRIDE
+from emopipe.emonet.landmarks import peaks
+from emopipe.emonet.model import STRIDE
 
 CELLS = 16
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as oracle
 
-from emonet import metrics
+from emopipe.emonet import metrics
 
 CLASSES = 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emonet.model import ConvBlock, EmoNet, Hourglass
+from emopipe.emonet.model import ConvBlock, EmoNet, Hourglass
 
 # Relative L2 error allowed per output: heatmaps, logits, valence, arousal.
 BARS = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from emonet import checkpoint
-from emonet.predictor import DeviceError, PredictionError, Predictor, resolve_precision
+from emopipe.emonet import checkpoint
+from emopipe.emonet.predictor import DeviceError, PredictionError, Predictor, resolve_precision
 
-BUNDLED = Path(str(files("pretrained"))) / "emonet-lite.safetensors"
+BUNDLED = Path(str(files("emopipe.pretrained"))) / "emonet-lite.safetensors"
 
 
 def predictor(precision: str = "float32", faces_per_batch: int = 4) -> Predictor:

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.demo import FRAMES
-from pipeline.results import read_results
+from emopipe.jobs.demo import FRAMES
+from emopipe.pipeline.table.results import read_results
 
 
 def test_the_demo_shows_the_table_it_leaves(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "jobs.demo"],
+        [sys.executable, "-m", "emopipe.jobs.demo"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.progress import PlanOnlyError, RunProgress
-from pipeline.inputs import InputFile, Inputs, Skipped
-from pipeline.plan import Plan
-from pipeline.results import VideoRecord
-from pipeline.video import Video
+from emopipe.jobs.progress import PlanOnlyError, RunProgress
+from emopipe.pipeline.estimate import Plan
+from emopipe.pipeline.inputs import InputFile, Inputs, Skipped
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.table.results import VideoRecord
 
 AHEAD = Plan(inputs=1, unreadable=0, seconds=4.0, frames=100, bytes=60_000)
 

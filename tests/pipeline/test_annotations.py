@@ -6,11 +6,10 @@ import pytest
 from made_faces import face_picture
 from PIL import Image
 
-from emonet.checkpoint import open_model
-from emonet.labels import EMOTIONS_8
-from emonet.predictor import Predictor
-from pipeline.align import crop_boxes, cut, to_frame
-from pipeline.annotations import (
+from emopipe.emonet.checkpoint import open_model
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.annotations import (
     NO_EXPRESSION,
     AnnotationError,
     join_continuous,
@@ -18,8 +17,9 @@ from pipeline.annotations import (
     read_continuous,
     read_pictures,
 )
-from pipeline.faces import load_detector
-from pipeline.results import Results
+from emopipe.pipeline.faces.align import crop_boxes, cut, to_frame
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.table.results import Results
 
 
 def test_affectnet_rows_are_understood(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inputs import InputError, _Found, _with_unique_names, find_inputs
+from emopipe.pipeline.inputs import InputError, _Found, _with_unique_names, find_inputs
 
 
 @pytest.fixture

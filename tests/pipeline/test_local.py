@@ -17,16 +17,18 @@ from made_clips import ffmpeg
 from made_faces import FRAMES, face_clip, face_picture
 from PIL import Image
 
-import pipeline
-from pipeline import conduct, stages, video
-from pipeline.conduct import Observer
-from pipeline.decoder import Decoder
-from pipeline.faces import load_detector
-from pipeline.inputs import find_inputs
-from pipeline.local import run
-from pipeline.results import Results, read_results
-from pipeline.settings import Settings, SettingsError
-from pipeline.store import partial_path
+from emopipe import analyze as analyze_videos
+from emopipe.pipeline import run as conduct
+from emopipe.pipeline import stages
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.inputs import find_inputs
+from emopipe.pipeline.local import run
+from emopipe.pipeline.media import video
+from emopipe.pipeline.media.decoder import Decoder
+from emopipe.pipeline.run import Observer
+from emopipe.pipeline.settings import Settings, SettingsError
+from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.store import partial_path
 
 Analyzed = Callable[[str], Results]
 
@@ -47,7 +49,7 @@ FACE_COLUMNS = ["face", "x1", "score", "emotion", "p_happy", "valence", "landmar
 @pytest.fixture(scope="module")
 def real(clips: Path) -> Analyzed:
     """Gives the results of a real clip, each analyzed once."""
-    return cache(lambda name: pipeline.analyze(clips / name, stride=STRIDES[name]))
+    return cache(lambda name: analyze_videos(clips / name, stride=STRIDES[name]))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_smile_is_called_happy_and_pleasant(real: Analyzed) -> None:
 
 
 def test_faces_that_smile_in_pictures_are_called_happy(shared: Path) -> None:
-    rows = pipeline.analyze(shared / "data" / "images").rows
+    rows = analyze_videos(shared / "data" / "images").rows
     # Of the five on one picture the one that is detected with the lowest score hardly smiles.
     smiling = rows[rows.face < 4]
     assert smiling.groupby("video", observed=True).size().tolist() == [4, 1]
@@ -239,7 +241,7 @@ def failing(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     noise = np.random.default_rng(0).bytes(len(content) // 10)
     (folder / "corrupt.mp4").write_bytes(content[:middle] + noise + content[middle + len(noise) :])
     shutil.copy(clip, folder / "good.mp4")
-    return pipeline.analyze(folder, stride=2)
+    return analyze_videos(folder, stride=2)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_what_cannot_be_had_at_all_is_told_in_a_sentence(
 def test_where_all_fail_there_are_results_without_rows(tmp_path: Path, out: str) -> None:
     values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     Image.fromarray(values).save(tmp_path / "float.tif")
-    results = pipeline.analyze(tmp_path / "float.tif", out=tmp_path / out)
+    results = analyze_videos(tmp_path / "float.tif", out=tmp_path / out)
     assert len(results.rows) == 0 and results.landmarks.shape == (0, 68, 2)
     assert results.rows.frame.dtype == results.videos.width.dtype == pd.Int32Dtype()
     assert "floating-point" in results.videos.error[0]
@@ -301,7 +303,7 @@ def test_the_good_frames_of_a_damaged_video_are_delivered(
 def test_decord_decodes_where_it_is_asked_for_and_can(failing: Results, tmp_path: Path) -> None:
     for name in ("good.mp4", "corrupt.mp4"):
         shutil.copy(failing.videos.set_index("video").path[name], tmp_path / name)
-    found = pipeline.analyze(tmp_path, stride=2, backend="decord")
+    found = analyze_videos(tmp_path, stride=2, backend="decord")
     videos = found.videos.set_index("video")
     assert videos.backend.to_dict() == {"good.mp4": "decord", "corrupt.mp4": "pyav"}
     rows, others = found.rows.set_index(["video", "frame"]), failing.rows
@@ -329,7 +331,7 @@ class Striking(Observer):
     def span_done(self, video: object, frames: int, faces: int) -> None:
         if self._blow:
             children = psutil.Process().children()
-            [child] = [c for c in children if "pipeline.decoder" in c.cmdline()]
+            [child] = [c for c in children if "emopipe.pipeline.media.decoder" in c.cmdline()]
             child.send_signal(self._blow)
             self._blow = None
 
@@ -398,7 +400,7 @@ def test_pictures_are_videos_of_one_frame_as_displayed(tmp_path: Path) -> None:
     turn[0x0112] = 6  # EXIF orientation: to be turned clockwise for display
     on_its_side = face_picture().transpose(Image.Transpose.ROTATE_90)
     on_its_side.save(folder / "turned.jpg", quality=95, exif=turn)
-    results = pipeline.analyze(folder)
+    results = analyze_videos(folder)
     assert results.rows.frame.tolist() == [0, 0] and results.rows.time.tolist() == [0.0, 0.0]
     assert results.videos.backend.tolist() == ["image", "image"]
     boxes = results.rows[["x1", "y1", "x2", "y2"]].to_numpy(np.float32)
@@ -409,7 +411,7 @@ def test_pictures_are_videos_of_one_frame_as_displayed(tmp_path: Path) -> None:
 
 
 def test_the_faces_that_count_can_be_chosen(shared: Path) -> None:
-    group = partial(pipeline.analyze, shared / "data" / "images" / "multi_face.jpg")
+    group = partial(analyze_videos, shared / "data" / "images" / "multi_face.jpg")
     everyone = group().rows
     assert everyone.face.tolist() == [0, 1, 2, 3, 4]
     assert (np.diff(everyone.score) <= 0).all()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from emonet import predictor
-from pipeline.settings import PRECISIONS, Settings, SettingsError
+from emopipe.emonet import predictor
+from emopipe.pipeline.settings import PRECISIONS, Settings, SettingsError
 
 
 def test_precisions_are_those_of_the_predictor():

@@ -1,0 +1,1 @@
+"""What EmoNet learns from."""

@@ -1,0 +1,1 @@
+"""How EmoNet learns."""

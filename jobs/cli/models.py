@@ -1,0 +1,220 @@
+"""`emopipe models`: list, describe, fetch and verify weights."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as Speed
+from rich.table import Table
+
+from emopipe.emonet import registry as weights
+from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.registry import (
+    ENTRIES,
+    REGISTRY,
+    ConsentError,
+    FetchError,
+    MissingWeightsError,
+    Status,
+    WeightFile,
+)
+
+ENTRY = click.Choice(ENTRIES)
+FILE = click.Choice(list(REGISTRY))
+KNOWN_ANSWER_MODEL = "emonet-8"  # the one whose authors publish its answer for a picture
+
+
+@click.group()
+def models() -> None:
+    """List, describe, fetch and verify models and face detectors."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def list_(as_json: bool) -> None:
+    """List models and detectors with their state on this machine."""
+    facts = [_facts(name) for name in ENTRIES]
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    table = Table("name", "kind", "state", "size", "licence", "classes", box=None, pad_edge=False)
+    for row in facts:
+        size = decimal(row["bytes"]) if row["bytes"] else "—"
+        classes = str(len(row["classes"]) or "—")
+        table.add_row(row["name"], row["kind"], row["state"], size, row["licence"], classes)
+    _console().print(table)
+
+
+@models.command()
+@click.argument("name", type=ENTRY)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def info(name: str, as_json: bool) -> None:
+    """Describe one model or detector: facts and, of a model, its card."""
+    facts = _facts(name)
+    if as_json:
+        click.echo(json.dumps(facts | {"card": weights.card(name)}, indent=2))
+        return
+    for key, value in facts.items():
+        if value:
+            click.echo(f"{key + ':':17}{', '.join(value) if isinstance(value, list) else value}")
+    if card := weights.card(name):
+        from rich.markdown import Markdown
+
+        click.echo()
+        console = _console()
+        console.print(Markdown(card) if console.is_terminal else card, markup=False)
+
+
+@models.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=ENTRY)
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH-or-URL",
+    help="Take the file from here: a path or http(s) URL of it, or of a folder holding it under "
+    "its own name (a URL then ends in /).",
+)
+@click.option(
+    "--accept-license",
+    is_flag=True,
+    help="Accept a non-commercial licence without being asked; remembered.",
+)
+def fetch(names: tuple[str, ...], source: str | None, accept_license: bool) -> None:
+    """Download weights into the cache folder, checked; an interrupted download is resumed.
+
+    The cache folder is EMOPIPE_CACHE, else emopipe in the user's cache folder. Exit status: 1 if
+    one could not be fetched.
+    """
+    failed = False
+    for name in names:
+        try:
+            path = _fetch_consented(name, source, accept_license)
+        except (FetchError, MissingWeightsError) as error:
+            click.echo(f"Error: {error}", err=True)
+            failed = True
+        else:
+            click.echo(f"{name}: {path}")
+    sys.exit(1 if failed else 0)
+
+
+@models.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=ENTRY)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="The authors' images/example.png: emonet-8 must give their published answer for it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
+    """Check weights' size and SHA-256, and that models compute what they did at first.
+
+    Without NAME: all that are here. Exit status: 1 if one is damaged, or named and missing, or
+    gives other answers.
+    """
+    if picture and names and KNOWN_ANSWER_MODEL not in names:
+        raise click.UsageError(f"--picture has a known answer for {KNOWN_ANSWER_MODEL} only")
+    outcomes = [_verified(name, picture, named=bool(names)) for name in names or ENTRIES]
+    if as_json:
+        click.echo(json.dumps(outcomes, indent=2))
+    else:
+        for outcome in outcomes:
+            notes = "; ".join(outcome["notes"])
+            verdict = "" if outcome["passed"] else "FAILED: "
+            click.echo(f"{verdict}{outcome['name']}: {outcome['state']}{notes and f' ({notes})'}")
+    sys.exit(0 if all(outcome["passed"] for outcome in outcomes) else 1)
+
+
+@models.command()
+@click.argument("name", type=FILE)
+def path(name: str) -> None:
+    """Print the path of a file of weights that is here."""
+    try:
+        click.echo(weights.locate(name))
+    except MissingWeightsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _console() -> Console:
+    """Where tables go: as wide as the terminal; wide enough for every table when piped."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    file = weights.lookup(name)
+    status = weights.verify(name, content=False)
+    return {
+        "name": name,
+        "kind": file.kind,
+        "state": status.state,
+        "reason": status.reason,
+        "path": str(status.path),
+        "bytes": sum(part.size for part in weights.parts(name)),
+        "sha256": file.sha256,
+        "url": file.url,
+        "licence": file.licence,
+        "non_commercial": file.non_commercial,
+        "source": file.source,
+        "classes": list(file.classes),
+        "valence_arousal": file.valence_arousal,
+    }
+
+
+def _fetch_consented(name: str, source: str | None, accept_license: bool) -> Path:
+    """Fetch; where a licence needs consent, ask for it if a person is there to answer."""
+    try:
+        return _fetch_shown(name, source, accept_license)
+    except ConsentError as error:
+        if not sys.stdin.isatty():
+            raise click.UsageError(str(error)) from error
+        licence = weights.lookup(name).licence
+        click.echo(f"{name} is for non-commercial use only: {weights.lookup(name).source}")
+        click.confirm(f"Do you accept its licence, {licence}?", abort=True)
+        return _fetch_shown(name, source, True)
+
+
+def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
+    """Fetch with a progress bar on a terminal, silently elsewhere."""
+    console = Console(stderr=True)
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks = {part: bar.add_task(part.file, total=part.size) for part in weights.parts(name)}
+
+        def show(part: WeightFile, done: int) -> None:
+            bar.update(tasks[part], completed=done)
+
+        return weights.fetch(name, source, accept_license=accept_license, progress=show)
+
+
+def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
+    """Check one entry's files and, of a model whose files are right, its outputs."""
+    status = weights.verify(name)
+    here = status.state not in ("missing", "damaged")
+    notes = [status.reason] if status.reason else []
+    passed = here or (status.state == "missing" and not named)
+    if here and weights.lookup(name).kind == "model":
+        right, seen = _outputs(status, picture)
+        passed, notes = right, notes + seen
+    return {"name": name, "state": status.state, "passed": passed, "notes": notes}
+
+
+def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
+    """Whether a model's outputs are as known, and what was seen."""
+    # Loaded here: PyTorch takes seconds that the other commands need not wait.
+    from emopipe.emonet import checkpoint
+    from emopipe.emonet import golden_outputs as known_answers
+    from emopipe.emonet.predictor import Predictor
+
+    try:
+        model, description = checkpoint.load(status.path, status.name)
+        predictor = Predictor(model, description, device="cpu", precision="float32")
+        checks = [known_answers.check_record(predictor)]
+        if picture and status.name == KNOWN_ANSWER_MODEL:
+            checks.append(known_answers.check_example(predictor, picture))
+    except EmopipeError as error:
+        return False, [str(error)]
+    return all(check.passed for check in checks), [check.seen for check in checks]

@@ -1,0 +1,1 @@
+"""The table: what its columns are, how it is written and read."""

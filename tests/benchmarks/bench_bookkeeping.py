@@ -1,0 +1,123 @@
+"""`make bench-bookkeeping`: 100,000 spans of a stub decoder through the real books and store.
+
+A thousand videos, and one of 18 hours. Each is measured in a process of its own: its memory must
+stay below 500 MiB, and twice the spans may take twice the time and little more.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from made_spans import a_span, a_video
+
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.jobs.analysis.messages import Message, Planned, Rows, Task
+from emopipe.jobs.analysis.scheduler import Bookkeeper
+from emopipe.pipeline.inputs import InputFile
+from emopipe.pipeline.media import video as video_module
+from emopipe.pipeline.media.video import Video, spans_of
+from emopipe.pipeline.run import Observer
+from emopipe.pipeline.table.results import span_rows
+from emopipe.pipeline.table.store import open_store, part_key
+
+SPAN_FRAMES = 16
+SEGMENT_SPANS = 16
+MOST_MIB = 500
+MOST_RATIO = 2.5
+"""Of the times for all and for half of the spans."""
+
+
+def every_frame(video: Video) -> np.ndarray:
+    """The sampling of all frames."""
+    return np.arange(video.frames)
+
+
+def stream_of(rows: pa.Table) -> bytes:
+    """Rows as workers send them."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()
+
+
+def stub_messages(task: Task, video: Video, schema: pa.Schema) -> Iterator[Message]:
+    """What workers would say of a video that shows nobody."""
+    yield Planned(task.file, video)
+    for span, numbers in spans_of(every_frame(video)).items():
+        found, predictions = a_span([0] * len(numbers), video.name, int(numbers[0]), stride=1)
+        rows = span_rows(found, predictions, predictions.landmarks, schema)
+        yield Rows(video.name, part_key(video), span, stream_of(rows))
+
+
+def drive(folder: Path, videos: int, frames: int) -> None:
+    """Do so many videos of so many frames and see that all is there."""
+    folder.mkdir()
+    stubs = {f"{i}.mp4": a_video(folder, f"{i}.mp4", frames) for i in range(videos)}
+    tasks = [Task(InputFile(video.path, name), "pyav") for name, video in stubs.items()]
+    description = {"settings": {}}
+    with open_store(folder / "results.parquet", description, EMOTIONS_8, "none") as store:
+        book = Bookkeeper(store, tasks, every_frame, SEGMENT_SPANS, Observer())
+        done = [
+            record
+            for task in book.todo()
+            if isinstance(task, Task)
+            for message in stub_messages(task, stubs[task.file.name], store.schema)
+            if (record := book.take(message))
+        ]
+        assert not book.todo()
+        assert len(done) == len(store.finish()) == videos
+    assert all((record.status, record.frames) == ("ok", frames) for _, record in done)
+
+
+def measured(videos: int, frames: int) -> dict[str, float]:
+    """Seconds and most memory of it, in this process."""
+    video_module.SPAN_FRAMES = SPAN_FRAMES
+    with tempfile.TemporaryDirectory(prefix="emopipe-bench-") as scratch:
+        began = time.process_time()
+        drive(Path(scratch) / "run", videos, frames)
+        seconds = time.process_time() - began
+    return {
+        "seconds": seconds,
+        "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    """Measure each case, and half of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--spans", type=int, default=100_000)
+    parser.add_argument("--only", type=int, nargs=2, metavar=("VIDEOS", "FRAMES"))
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(measured(*arguments.only)))
+        return
+    good = True
+    for what, videos in {"many videos": arguments.spans // 100, "one video": 1}.items():
+        costs = []
+        for spans in (arguments.spans // 2, arguments.spans):
+            several = max(1, videos * spans // arguments.spans)
+            frames = spans // several * SPAN_FRAMES
+            command = [sys.executable, __file__, "--only", str(several), str(frames)]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            costs.append(json.loads(told))
+            print(
+                f"{spans:,} spans, {what}: {costs[-1]['seconds']:.0f} s of CPU, "
+                f"{costs[-1]['mib']:.0f} MiB",
+                flush=True,
+            )
+        good &= costs[1]["mib"] < MOST_MIB
+        good &= costs[1]["seconds"] < MOST_RATIO * costs[0]["seconds"]
+    print("holds" if good else "DOES NOT HOLD")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A model's outputs against its authors' answer and against its own first load."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from emopipe.emonet.checkpoint import random_weights
+from emopipe.emonet.golden_outputs import (
+    PictureError,
+    builtin_picture,
+    check_example,
+    check_record,
+    stretched,
+)
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.emonet.predictor import PredictionError, Predictor
+from emopipe.emonet.registry import WeightsError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def predictor(seed: int = 0) -> Predictor:
+    model, checkpoint = random_weights(seed, EMOTIONS_8, width=32, input_size=64)
+    return Predictor(model, replace(checkpoint, sha256="a" * 64), "cpu", "float32")
+
+
+def answering(emotion: str, valence: float, arousal: float) -> Predictor:
+    """A network that gives one answer to every picture."""
+    model, checkpoint = random_weights(0, EMOTIONS_8, width=32, input_size=64)
+    last = model.get_submodule("emo_fc_2.3")
+    logits = [float(name == emotion) for name in EMOTIONS_8]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([*logits, valence, arousal]))
+    return Predictor(model, checkpoint, "cpu", "float32")
+
+
+def test_the_first_load_is_recorded_and_later_ones_compared(cache: Path) -> None:
+    first, second = check_record(predictor()), check_record(predictor())
+    assert first.passed and "recorded" in first.seen
+    assert second.passed and "differ by at most" in second.seen
+    assert [path.stem for path in (cache / "known-answers").iterdir()] == ["a" * 64]
+
+
+def test_other_outputs_under_the_same_hash_fail() -> None:
+    check_record(predictor(seed=0))
+    assert not check_record(predictor(seed=1)).passed
+
+
+def test_outputs_that_are_no_numbers_fail_and_are_not_recorded(cache: Path) -> None:
+    with pytest.raises(PredictionError):
+        check_record(answering("happy", float("nan"), 0.0))
+    assert not (cache / "known-answers").exists()
+
+
+def test_a_damaged_record_is_one_sentence(cache: Path) -> None:
+    check_record(predictor())
+    (cache / "known-answers" / f"{'a' * 64}.json").write_text("{")
+    with pytest.raises(WeightsError, match="delete it"):
+        check_record(predictor())
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed"),
+    [
+        (("happy", 0.064, 0.143), True),
+        (("happy", 0.080, 0.130), True),
+        (("sad", 0.064, 0.143), False),
+        (("happy", 0.090, 0.143), False),
+        (("happy", 0.064, 0.100), False),
+    ],
+)
+def test_the_authors_answer_is_the_bar(
+    tmp_path: Path, answer: tuple[str, float, float], passed: bool
+) -> None:
+    picture = tmp_path / "example.png"
+    Image.new("RGBA", (31, 17), "red").save(picture)
+    check = check_example(answering(*answer), picture)
+    assert check.passed is passed
+    assert f"valence {answer[1]:.3f}" in check.seen
+
+
+def test_the_example_is_read_as_rgb_and_stretched_whole(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (256, 32), (255, 0, 0))
+    picture.paste((0, 0, 255), (128, 0, 256, 32))
+    picture.save(tmp_path / "example.png")
+    crop = stretched(tmp_path / "example.png", 64)
+    assert crop.shape == (1, 64, 64, 3)
+    assert crop[0, 32, 5].tolist() == [255, 0, 0]
+    assert crop[0, 32, 58].tolist() == [0, 0, 255]
+
+
+def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "example.png").write_text("no picture")
+    with pytest.raises(PictureError, match=r"--picture .*example.png cannot be read"):
+        check_example(predictor(), tmp_path / "example.png")
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_built_in_picture_has_contrast_and_the_asked_size(size: int) -> None:
+    picture = builtin_picture(size)
+    assert picture.shape == (1, size, size, 3)
+    assert picture.std() > 20

@@ -1,0 +1,361 @@
+"""`emopipe analyze` as a user meets it: exit statuses, sentences, and what each option does."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from made_faces import face_clip, two_faces_picture
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from emopipe import analyze as analyze_videos
+from emopipe.emonet.checkpoint import random_weights, save
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.jobs.cli import main
+from emopipe.pipeline import local
+from emopipe.pipeline.faces.detectors import Selection
+from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.table.results import Results, read_results
+
+BOX = ["x1", "y1", "x2", "y2"]
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip of one face and a picture of two."""
+    folder = tmp_path_factory.mktemp("media")
+    face_clip(folder)
+    two_faces_picture().save(folder / "two.png")
+    (folder / "bad.mp4").touch()
+    return folder
+
+
+@pytest.fixture
+def here(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, with the media beside and no weights fetched."""
+    monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def emopipe(*arguments: str | Path) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def analyze(*arguments: str | Path) -> Result:
+    return emopipe("analyze", "--local", *arguments)
+
+
+def table(*arguments: str | Path) -> Results:
+    """What an analysis that goes well writes."""
+    result = analyze(*arguments, "--overwrite", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    return read_results("results.parquet")
+
+
+def test_all_done_is_0_and_says_where_the_results_are(here: Path, media: Path) -> None:
+    result = analyze(media / "two.png")
+    assert result.exit_code == 0
+    assert "1 ok, 0 partial, 0 failed: 1 frames, 2 faces" in result.stdout
+    assert "results.parquet" in result.stdout and "results.videos.parquet" in result.stdout
+    assert "emonet-lite (bundled)" in result.stderr and "models fetch emonet-8" in result.stderr
+    assert len(read_results("results.parquet").rows) == 2
+
+
+def test_failed_inputs_are_3_and_named_with_the_rest_done(here: Path, media: Path) -> None:
+    (here / "notes.md").write_text("notes")
+    result = analyze(media / "bad.mp4", "notes.md", media / "two.png", "--json")
+    assert result.exit_code == 3
+    assert "failed: bad.mp4:" in result.stderr and "is empty" in result.stderr
+    assert "notes.md was skipped" in result.stderr
+    summary = json.loads(result.stdout)
+    assert {key: summary[key] for key in ("inputs", "ok", "partial", "failed")} == {
+        "inputs": 2,
+        "ok": 1,
+        "partial": 0,
+        "failed": 1,
+    }
+    assert (summary["frames"], summary["faces"]) == (1, 2)
+    assert summary["results"] == "results.parquet" and Path(summary["videos"]).exists()
+    assert list(summary["problems"]) == ["bad.mp4"]
+    assert "is empty" in summary["problems"]["bad.mp4"]
+
+
+def test_quiet_says_only_what_failed(here: Path, media: Path) -> None:
+    assert analyze(media / "two.png", "--quiet").output == ""
+    result = analyze(media / "bad.mp4", "--quiet", "--out", "other.parquet")
+    assert result.exit_code == 3
+    assert result.stdout == "" and result.stderr.startswith("failed: bad.mp4:")
+
+
+@pytest.fixture
+def traps(here: Path, media: Path) -> None:
+    """The current folder with a good picture, and files that are not what they are taken for."""
+    shutil.copy(media / "two.png", here)
+    Path("folder").mkdir()
+    for name in ("folder/readme.md", "notes.md", "mine.parquet", "text.pth"):
+        Path(name).write_text("text")
+    torch.save({"weight": torch.zeros(3)}, "other.pth")
+    save_file({"weight": torch.zeros(3)}, "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("absent.mp4", "absent.mp4 does not exist"),
+        ("no*.mp4", "Nothing matches no*.mp4"),
+        ("folder", "folder holds no video"),
+        ("notes.md", "notes.md was skipped"),
+        ("two.png --out notes.md/results.parquet", "cannot be written"),
+        ("two.png --out .", "has no name of its own"),
+        ("two.png --out mine.parquet", "choose another --out"),
+        ("two.png --model absent.pth", "absent.pth"),
+        ("two.png --model emonet-8", "emopipe models fetch emonet-8"),
+        ("two.png --model other.pth", "another network"),
+        ("two.png --model other.safetensors", "what network"),
+        ("two.png --model text.pth", "text.pth is not"),
+        ("two.png --classes a,b", "has 8"),
+        ("two.png --classes a,a", "--classes"),
+        ("two.png --fps 2 --stride 2", "--fps and --stride"),
+        ("two.png --fps 0", "--fps"),
+        ("two.png --fps inf", "--fps"),
+        ("two.png --start 2 --end 1", "--end"),
+        ("two.png --start -1", "--start"),
+        ("two.png --roi 1,2,3", "--roi"),
+        ("two.png --roi 9,9,1,1", "--roi"),
+        ("two.png --min-score 2", "--min-score"),
+        ("two.png --detect-size 8", "long side of 8 px"),
+        ("two.png --detector yunet", "emopipe models fetch yunet"),
+        ("two.png --detector-weights absent.onnx", "absent.onnx does not exist"),
+        ("two.png --detector-weights text.pth", "text.pth"),
+        ("two.png --device quantum", "--device"),
+        ("two.png --precision float8", "--precision"),
+        ("two.png --address auto", "--local"),
+        ("two.png --dry-run --overwrite", "--dry-run"),
+    ],
+)
+def test_what_cannot_be_is_2_and_one_sentence(
+    here: Path, traps: None, arguments: str, says: str
+) -> None:
+    result = analyze(*arguments.split())
+    assert result.exit_code == 2
+    [sentence] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert says in sentence
+    assert "Traceback" not in result.output
+    assert not list(here.glob("*.partial"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+def test_a_device_that_is_not_there_is_2(here: Path, media: Path) -> None:
+    result = analyze(media / "two.png", "--device", "cuda")
+    assert result.exit_code == 2 and "use --device cpu" in result.stderr
+
+
+def test_other_settings_are_refused_and_harm_nothing(here: Path, media: Path) -> None:
+    assert analyze(media / "two.png").exit_code == 0
+    before = Path("results.parquet").read_bytes()
+    result = analyze(media / "two.png", "--crop", "box")
+    assert result.exit_code == 2 and "crop was square and is box" in result.stderr
+    assert Path("results.parquet").read_bytes() == before
+    result = analyze(media / "two.png")
+    assert result.exit_code == 0 and "1 of 1 inputs were done" in result.stderr
+
+
+def test_a_dry_run_says_what_is_ahead_and_leaves_nothing(here: Path, media: Path) -> None:
+    result = analyze(media / "face.mp4", "--stride", "5", "--dry-run")
+    assert result.exit_code == 0 and "about 10 frames" in result.stderr
+    told = json.loads(analyze(media / "face.mp4", "--stride", "5", "--dry-run", "--json").stdout)
+    assert (told["inputs"], told["frames"], told["seconds"]) == (1, 10, 2.0)
+    assert list(here.iterdir()) == []
+
+
+def test_a_folder_as_output_gets_one_file_a_video(here: Path, media: Path) -> None:
+    options = ["--stride", "25", "--out", "results/"]
+    assert analyze(media / "face.mp4", media / "two.png", *options).exit_code == 0
+    files = sorted(path.name for path in Path("results").iterdir())
+    assert files == ["face.mp4.parquet", "two.png.parquet"]
+    assert Path("results.videos.parquet").exists()
+    assert len(read_results("results").rows) == 2 + 2
+
+
+def test_every_option_reaches_its_setting(
+    here: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+
+    def run(inputs: object, out: object, settings: Settings, *others: object) -> list[object]:
+        seen.append(settings)
+        return []
+
+    monkeypatch.setattr(local, "run", run)
+    common = shlex.split(
+        "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
+        "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
+        "--backend decord "
+        "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
+        "--faces-per-batch 7 --threads 3"
+    )
+    analyze(media, *common, "--stride", "5")
+    analyze(media, *common, "--fps", "2.5")
+    strided = Settings(
+        model="m.pth",
+        classes=("a", "b"),
+        detector="sfd",
+        detector_weights=Path("w"),
+        detect_size=320,
+        selection=Selection(0.7, 30.0, 3, "largest", (1.0, 2.0, 3.0, 4.0)),
+        backend="decord",
+        crop="box",
+        stride=5,
+        start=1.5,
+        end=2.5,
+        landmarks="none",
+        device="cuda",
+        precision="float16",
+        faces_per_batch=7,
+        threads=3,
+    )
+    assert seen == [strided, replace(strided, stride=1, fps=2.5)]
+    defaults = vars(Settings()) | vars(Selection())
+    for setting, value in (vars(strided) | vars(strided.selection) | {"fps": 2.5}).items():
+        assert value != defaults[setting], f"{setting} has no option, or is not tried here"
+
+
+@pytest.fixture(scope="module")
+def plain(media: Path) -> Results:
+    """The picture of two faces as the defaults see it."""
+    return analyze_videos(media / "two.png")
+
+
+def by_place(results: Results) -> NDArray[np.float32]:
+    return results.rows.sort_values("x1")[BOX].to_numpy(np.float32)
+
+
+def test_frames_and_faces_are_the_chosen_ones(here: Path, media: Path) -> None:
+    choice = ["--start", "1", "--end", "1.6", "--fps", "5", "--roi", "512,0,768,512"]
+    rows = table(media / "face.mp4", *choice).rows
+    assert rows.frame.tolist() == [25, 30, 35]
+    assert rows.face.isna().all()  # the clip's face is not there
+
+
+def test_detection_has_the_size_asked_for(here: Path, media: Path, plain: Results) -> None:
+    off = np.abs(by_place(table(media / "two.png", "--detect-size", "256")) - by_place(plain))
+    assert 0.1 < off.max() < 12
+
+
+def test_the_detector_can_be_another(here: Path, media: Path, shared: Path, plain: Results) -> None:
+    weights = ["--detector-weights", shared / "weights"]
+    seen = table(media / "two.png", "--detector", "yunet", *weights)
+    assert seen.settings["settings"]["detector"] == "yunet"
+    off = np.abs(by_place(seen) - by_place(plain))
+    assert 0.1 < off.max() < 30
+
+
+def test_the_crop_can_be_the_stretched_box(here: Path, media: Path, plain: Results) -> None:
+    stretched = table(media / "two.png", "--crop", "box")
+    assert stretched.rows[BOX].equals(plain.rows[BOX])
+    assert not stretched.rows.valence.equals(plain.rows.valence)
+
+
+def test_the_network_and_its_names_can_be_others(
+    here: Path, media: Path, plain: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = table(media / "two.png", "--classes", "a,b,c,d,e,f,g,h")
+    assert renamed.rows.p_b.tolist() == plain.rows.p_happy.tolist()
+    assert set(renamed.rows.emotion) <= set("abcdefgh")
+    save(*random_weights(0, EMOTIONS_8, 16, 64), Path("random.safetensors"))
+    monkeypatch.setenv("EMOPIPE_MODEL", "random.safetensors")
+    random = table(media / "two.png")
+    assert random.settings["checkpoint"]["name"] == "random"
+    assert not random.rows.valence.equals(plain.rows.valence)
+
+
+def test_options_choose_how_the_network_runs(here: Path, media: Path) -> None:
+    common = [media / "two.png", "--device", "cpu"]
+    exact = table(*common, "--precision", "float32", "--faces-per-batch", "1", "--threads", "1")
+    assert torch.get_num_threads() == 1
+    assert (exact.settings["device"], exact.settings["faces_per_batch"]) == ("cpu", 1)
+    half = table(*common, "--precision", "bfloat16", "--threads", "2")
+    assert torch.get_num_threads() == 2
+    assert half.settings["settings"]["precision"] == "bfloat16"
+    assert 0 < np.abs(half.rows.valence - exact.rows.valence).max() < 0.05
+
+
+def test_landmarks_have_the_type_asked_for(here: Path, media: Path) -> None:
+    results = table(media / "two.png", "--landmarks", "float16")
+    field = pq.read_schema("results.parquet").field("landmarks")
+    assert field.type.value_type == pa.float16()
+    assert results.landmarks is not None and results.landmarks.shape == (2, 68, 2)
+    assert table(media / "two.png", "--landmarks", "none").landmarks is None
+    assert "landmarks" not in pq.read_schema("results.parquet").names
+
+
+def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_goes_on(
+    here: Path, media: Path
+) -> None:
+    folder = here / "videos"
+    folder.mkdir()
+    for index in range(12):
+        shutil.copy(media / "face.mp4", folder / f"{index:02}.mp4")
+    command = [
+        sys.executable,
+        "-m",
+        "emopipe.jobs.cli",
+        "analyze",
+        "videos",
+        "--local",
+        "--stride",
+        "10",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    committed = here / "results.parquet.partial"
+    while len(list(committed.glob("*.json"))) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in err
+    assert "Traceback" not in out + err
+    assert not psutil.wait_procs(children, timeout=2)[1]
+    assert not (here / "results.parquet").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0
+    assert "of 12 inputs were done by an earlier run" in again.stderr
+    assert "12 ok, 0 partial, 0 failed: 60 frames, 60 faces" in again.stdout
+    assert len(read_results("results.parquet").rows) == 12 * 5
+
+
+def test_help_names_every_option_and_the_exit_statuses() -> None:
+    assert "130 stopped by Ctrl-C" in " ".join(emopipe("--help").output.split())
+    help_text = emopipe("analyze", "--help").output
+    for parameter in main.commands["analyze"].params:
+        for option in parameter.opts:
+            assert not option.startswith("--") or option in help_text
+
+
+def test_help_waits_for_neither_pytorch_nor_ray():
+    program = "import sys, emopipe.jobs.cli; assert not {'torch', 'ray'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -1,0 +1,219 @@
+"""`emopipe finetune` and `emopipe evaluate` as a user meets them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import Result
+from command import emopipe
+from made_faces import face_picture
+from made_fer2013 import write_csv
+
+from emopipe.emonet import checkpoint
+from emopipe.emonet.checkpoint import random_weights
+from emopipe.emonet.data import fer2013
+from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
+from emopipe.jobs.training import run as runs
+from emopipe.jobs.training.launch import Place, _cpus_each
+from emopipe.pipeline.table.results import read_results
+
+SMALL = ["--epochs", "3", "--batch-size", "16", "--cpus", "1", "--precision", "float32"]
+REPEATS = ["epoch", "loss", "accuracy", "macro_f1", "weighted_f1", "learning_rate", "best"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FER2013 in small, a small start model, and the run of a fine-tuning in `run`."""
+    folder = tmp_path_factory.mktemp("finetune")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+        write_csv(folder / "fer2013.csv", 140)
+        model, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
+        terms = replace(described, licence="CC BY-NC-ND 4.0", valence_arousal="rated by people")
+        checkpoint.save(model, terms, folder / "start.safetensors")
+        result = finetune(folder, "run", "--local")
+    assert result.exit_code == 0, result.output
+    (folder / "said.txt").write_text(result.output)
+    return folder
+
+
+def finetune(folder: Path, run: str, *options: str) -> Result:
+    start, out = folder / "start.safetensors", folder / run
+    return emopipe(
+        *("finetune", folder / "fer2013.csv", "--from", start, "--out", out, *SMALL, *options)
+    )
+
+
+def metrics(folder: Path, run: str) -> pd.DataFrame:
+    """What must repeat, without times."""
+    return pd.read_csv(folder / run / "metrics.csv")[REPEATS]
+
+
+def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
+    run = folder / "run"
+    network, described = checkpoint.load(run / "best.safetensors")
+    assert described.classes == FER2013_7
+    assert described.licence == "CC BY-NC-ND 4.0; made from it: do not redistribute"
+    assert described.valence_arousal.startswith("rated by people (held by a penalty")
+    assert described.made["start"]["name"] == "start"
+    assert len(described.made["start"]["sha256"]) == 64
+    assert len(described.made["data"]["sha256"]) == 64
+    assert described.made["training"]["epochs"] == 3
+    assert described.made["training"]["settle"] == 0
+    assert described.crop == fer2013.CROP
+    assert described.made["scores"]["judged"][0]["test"] == "PrivateTest"
+    assert network.emo_fc_2[3].out_features == 9
+
+    table = pd.read_csv(run / "metrics.csv")
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["loss"].iloc[-1] < table["loss"].iloc[0]
+    assert (table["images_per_second"] > 0).all()
+    drawn = ("confusion", "precision_recall", "mistakes")
+    for name in ("curves", *(f"{kind}_PrivateTest" for kind in drawn)):
+        assert (run / "plots" / f"{name}.png").stat().st_size > 10_000
+
+    said = (folder / "said.txt").read_text()
+    assert "judged by PrivateTest 23" in said
+    assert "the new model's crops will be FER2013's" in said
+    assert all(f"\n{name} " in said for name in FER2013_7)
+
+
+def test_analyze_takes_the_weights_at_once(folder, tmp_path):
+    face_picture().save(tmp_path / "face.png")
+    model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
+    result = emopipe(
+        *("analyze", tmp_path / "face.png", "--model", model, "--out", out, "--local", "--quiet")
+    )
+    assert result.exit_code == 0, result.output
+    rows = read_results(out).rows
+    assert {f"p_{name}" for name in FER2013_7} <= set(rows.columns)
+    assert len(rows) == 1
+
+
+def test_the_same_seed_gives_the_same_and_a_stopped_run_ends_as_one_that_was_not(
+    folder, monkeypatch
+):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+
+    def stop(shown, epoch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Shown, "epoch_done", stop)
+        assert finetune(folder, "stopped", "--local").exit_code != 0
+    assert not (folder / "stopped" / "best.safetensors").exists()
+    again = finetune(folder, "stopped", "--local")
+    assert again.exit_code == 2
+    assert "--resume goes on with it, --overwrite replaces it" in again.output
+    other = finetune(folder, "stopped", "--local", "--resume", "--seed", "4")
+    assert other.exit_code == 2
+    assert "begun with another training" in other.output
+
+    resumed = finetune(folder, "stopped", "--local", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    pd.testing.assert_frame_equal(metrics(folder, "stopped"), metrics(folder, "run"))
+    one, other = (
+        checkpoint.load(folder / run / "best.safetensors")[0].state_dict()
+        for run in ("stopped", "run")
+    )
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_ray_train_gives_what_this_process_gives(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    result = finetune(folder, "on-ray")
+    assert result.exit_code == 0, result.output
+    pd.testing.assert_frame_equal(metrics(folder, "on-ray"), metrics(folder, "run"))
+
+
+@pytest.mark.parametrize(
+    ("place", "nodes", "cpus"),
+    [
+        (Place(), [2.0], 2),
+        (Place(workers=2), [2.0], 1),
+        (Place(), [16.0] * 4, 16),
+        (Place(cpus=64), [16.0] * 4, 16),
+        (Place(workers=3), [16.0, 16.0], 8),
+        (Place(workers=4), [2.0], 0.5),
+    ],
+)
+def test_a_worker_asks_for_no_more_cpus_than_a_node_has(place, nodes, cpus):
+    assert _cpus_each(place, nodes) == cpus
+
+
+def test_options_that_do_not_go_together_are_named(folder):
+    assert "are Ray's" in finetune(folder, "never", "--local", "--workers", "2").output
+    assert "--clip is more than 0" in finetune(folder, "never", "--local", "--clip", "0").output
+    assert "there is no run in" in finetune(folder, "never", "--local", "--resume").output
+    assert "no --from, no --train" in finetune(folder, "never", "--from-scratch").output
+    assert not (folder / "never").exists()
+
+
+def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
+    model = folder / "run" / "best.safetensors"
+    arguments = ("evaluate", "--data", folder / "fer2013.csv", "--precision", "float32")
+    scores = json.loads(emopipe(*arguments, "--model", model, "--json").stdout)
+    run = json.loads((folder / "run" / "scores.json").read_text())
+    private = [one for one in scores["judged"] if one["test"] == "PrivateTest"]
+    assert private == run["judged"]
+
+    assert scores["notes"] == ["best was selected by PublicTest: its scores there say little"]
+
+    said = emopipe(*arguments, "--model", folder / "start.safetensors").output
+    assert "the data have no contempt" in said
+    training = folder / "training.csv"
+    write_csv(training, 140, usages=(0,))
+    tuned = emopipe(
+        *("finetune", training, "--from", folder / "start.safetensors", "--local"),
+        *("--out", folder / "training", *SMALL, "--epochs", "1"),
+    )
+    assert "start may have learnt from the test and validation pictures" in tuned.output
+    trained = folder / "training" / "best.safetensors"
+    said = emopipe("evaluate", "--data", training, "--model", trained).output
+    assert "best learnt from Training: its scores there say little" in said
+    assert "--root has no part" in emopipe(*arguments, "--root", folder).output
+
+
+def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
+    face_picture().save(tmp_path / "face.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "image,expression,valence,arousal\nface.png,happy,0.8,0.3\nface.png,sad,-0.6,-0.2\n"
+    )
+    scores = json.loads(emopipe("evaluate", "--data", labels, "--json").stdout)
+    assert scores["pictures"] == 2
+    # The picture's face is happy; what nobody is counts as an answer too.
+    assert scores["classes"] == list(EMOTIONS_8)
+    assert np.argwhere(scores["expression, plain"]["confusion"]).tolist() == [[1, 1], [2, 1]]
+    assert scores["valence, mirror"]["samples"] == 2
+
+    model, described = random_weights(1, ("calm", "wild"), width=16, input_size=64)
+    checkpoint.save(model, described, tmp_path / "other.safetensors")
+    other = ("--model", tmp_path / "other.safetensors")
+    told = emopipe("evaluate", "--data", labels, *other)
+    assert told.exit_code == 2
+    assert "no class is the same" in told.output
+    labels.write_text("image,valence,arousal\nface.png,0.8,0.3\n")
+    scores = json.loads(emopipe("evaluate", "--data", labels, "--json", *other).stdout)
+    assert scores["valence, plain"]["samples"] == 1
+
+    out = tmp_path / "results.parquet"
+    assert emopipe("analyze", tmp_path / "face.png", "--out", out, "--local").exit_code == 0
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("video,time,valence,arousal\nface.png,0,0.5,0.5\n")
+    told = emopipe("evaluate", "--data", ratings)
+    assert told.exit_code == 2
+    assert "name the outcome with --results" in told.output
+    scores = json.loads(emopipe("evaluate", "--data", ratings, "--results", out, "--json").stdout)
+    needless = emopipe("evaluate", "--data", ratings, "--results", out, "--model", "emonet-lite")
+    assert needless.exit_code == 2
+    assert "--model has no part in scoring" in needless.output
+    rows = read_results(out).rows
+    error = np.abs(rows["valence"][0] - 0.5)
+    assert scores["all videos: valence"]["rmse"] == pytest.approx(error, abs=1e-6)
+    assert scores["all videos: valence"]["pcc"] is None

@@ -1,0 +1,375 @@
+"""Detectors find the faces of real clips and nothing else; the selection does what it says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from real_frames import clip_frames, picture
+
+from emopipe.emonet.registry import MissingWeightsError
+from emopipe.pipeline.faces.detectors import (
+    DETECTORS,
+    BoxToLandmarks,
+    Detector,
+    DetectorError,
+    Faces,
+    Selection,
+    SelectionError,
+    _Found,
+    _Resizing,
+    load_detector,
+    parse_roi,
+    select,
+)
+
+CUT = 0.15  # of a face, beyond the frame's edge
+PERSON_GONE = 72
+"""First frame of face_noface.mov without the person."""
+
+
+@pytest.fixture(scope="module")
+def centerface() -> Detector:
+    return load_detector("centerface")
+
+
+@pytest.fixture(scope="module", params=["centerface", "yunet"])
+def detector(request: pytest.FixtureRequest, shared: Path) -> Detector:
+    if request.param == "centerface":
+        return load_detector("centerface")
+    return load_detector(request.param, weights=shared / "weights")
+
+
+@pytest.fixture(scope="module")
+def portrait(shared: Path) -> NDArray[np.uint8]:
+    """A 640×360 frame with one face."""
+    return clip_frames(shared / "data" / "videos" / "single_face.mp4")[0]
+
+
+@pytest.fixture
+def opencv_threads() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(before)
+
+
+def only(faces: Faces) -> NDArray[np.float32]:
+    """The box of the one face."""
+    assert len(faces) == 1
+    return faces.boxes[0]
+
+
+@pytest.mark.parametrize(
+    ("clip", "step", "faces"),
+    [("WolfgangLanger_Pexels.mp4", 8, 1), ("single_face.mp4", 6, 1), ("no_face.mp4", 5, 0)],
+)
+def test_each_frame_has_the_faces_it_shows(
+    detector: Detector, clips: Path, clip: str, step: int, faces: int
+) -> None:
+    found = detector.detect(clip_frames(clips / clip, step))
+    assert [len(one) for one in found] == [faces] * len(found)
+
+
+def test_a_face_is_found_while_it_is_there_and_not_after(detector: Detector, clips: Path) -> None:
+    step = 4
+    found = detector.detect(clip_frames(clips / "face_noface.mov", step))
+    there = PERSON_GONE // step
+    assert [len(one) for one in found] == [1] * there + [0] * (len(found) - there)
+
+
+def test_every_face_of_a_group_is_found_best_first(detector: Detector, shared: Path) -> None:
+    (faces,) = detector.detect([picture(shared / "data" / "images" / "multi_face.jpg")])
+    assert len(faces) == 5
+    assert np.all(np.diff(faces.scores) <= 0)
+
+
+def test_points_are_where_eyes_nose_and_mouth_are(detector: Detector, shared: Path) -> None:
+    (faces,) = detector.detect([picture(shared / "data" / "images" / "multi_face.jpg")])
+    assert faces.points is not None
+    for (x1, y1, x2, y2), points in zip(faces.boxes, faces.points, strict=True):
+        assert np.all((points > [x1, y1]) & (points < [x2, y2]))
+        right_eye, left_eye, nose, right_mouth, left_mouth = points
+        # A person's right is left in the picture.
+        assert right_eye[0] < nose[0] < left_eye[0]
+        assert right_mouth[0] < left_mouth[0]
+        assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
+
+
+def test_a_mirrored_frame_has_mirrored_boxes(
+    detector: Detector, portrait: NDArray[np.uint8]
+) -> None:
+    plain, mirrored = detector.detect([portrait, np.ascontiguousarray(portrait[:, ::-1])])
+    x1, y1, x2, y2 = only(mirrored)
+    width = portrait.shape[1]
+    np.testing.assert_allclose([width - x2, y1, width - x1, y2], only(plain), atol=6)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3])
+def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(
+    detector: Detector, portrait: NDArray[np.uint8], factor: float
+) -> None:
+    resized = cv2.resize(portrait, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    plain, other = detector.detect([portrait, resized])
+    side = plain.sides[0]
+    np.testing.assert_allclose(only(other) / factor, only(plain), atol=0.1 * side)
+
+
+def test_a_face_cut_off_by_the_edge_keeps_its_other_side(
+    detector: Detector, portrait: NDArray[np.uint8]
+) -> None:
+    x1, _, x2, _ = only(detector.detect([portrait])[0])
+    start = int(x1 + CUT * (x2 - x1))
+    (cut_off,) = detector.detect([np.ascontiguousarray(portrait[:, start:])])
+    assert abs(only(cut_off)[2] + start - x2) < 0.05 * (x2 - x1)
+
+
+def test_the_box_of_a_still_face_hardly_jitters(
+    centerface: Detector, portrait: NDArray[np.uint8]
+) -> None:
+    shifts = np.linspace(0, 8, 9)
+    frames = [
+        cv2.warpAffine(
+            portrait,
+            np.array([[1, 0, shift], [0, 1, 0]]),
+            portrait.shape[1::-1],
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        for shift in shifts
+    ]
+    boxes = np.array([only(faces) for faces in centerface.detect(frames)])
+    centres = (boxes[:, 0] + boxes[:, 2]) / 2 - shifts
+    sides = (boxes[:, 2:] - boxes[:, :2]).mean(axis=1)
+    assert centres.std() < 0.005 * sides.mean()
+    assert sides.std() < 0.01 * sides.mean()
+
+
+def test_a_picture_as_small_as_fer2013s_is_looked_at_enlarged(
+    detector: Detector, portrait: NDArray[np.uint8]
+) -> None:
+    x1, y1, x2, y2 = only(detector.detect([portrait])[0]).astype(int)
+    around = portrait[max(0, y1 - 30) : y2 + 30, x1 - 60 : x2 + 60]
+    (faces,) = detector.detect([cv2.resize(around, (48, 48), interpolation=cv2.INTER_AREA)])
+    assert len(faces) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (2000, 3), (7, 5), (33, 31)])
+@pytest.mark.parametrize("level", [0, 128])
+def test_a_flat_picture_of_any_shape_has_no_face(
+    detector: Detector, shape: tuple[int, int], level: int
+) -> None:
+    (faces,) = detector.detect([np.full((*shape, 3), level, np.uint8)])
+    assert len(faces) == 0
+    assert faces.boxes.shape == (0, 4)
+    assert faces.points is not None
+    assert faces.points.shape == (0, 5, 2)
+
+
+def test_no_frames_give_no_faces(centerface: Detector) -> None:
+    assert centerface.detect([]) == []
+
+
+def test_blazeface_sees_the_whole_frame_not_only_its_middle(
+    shared: Path, portrait: NDArray[np.uint8]
+) -> None:
+    detector = load_detector("blazeface", weights=shared / "weights")
+    at_the_side = np.ascontiguousarray(portrait[:, 190:])
+    plain, aside = detector.detect([portrait, at_the_side])
+    np.testing.assert_allclose(only(aside), only(plain) - np.array([190, 0, 190, 0]), atol=12)
+
+
+def test_sfd_runs_from_a_file_of_its_weights(tmp_path: Path) -> None:
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+
+    # A network of zeros is undecided everywhere: its boxes are the anchors as they are.
+    with torch.device("meta"):
+        shapes = s3fd().state_dict()
+    path = tmp_path / "s3fd.pth"
+    torch.save({name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}, path)
+    (faces,) = load_detector("sfd", weights=path, min_score=0.4).detect(
+        [np.zeros((40, 160, 3), np.uint8)]
+    )
+    assert len(faces) > 10
+    np.testing.assert_allclose(faces.scores, 0.5)
+    assert faces.points is None
+
+
+def test_boxes_that_are_none_are_dropped_and_the_rest_sorted() -> None:
+    def network(_picture: NDArray[np.uint8]) -> _Found:
+        boxes = [[1, 1, 5, 5], [np.nan, 0, 4, 4], [0, 0, np.inf, 4], [3, 3, 3, 9], [2, 2, 9, 9]]
+        return _Found(np.array(boxes), np.array([0.5, 0.9, 0.8, 0.7, 1.0001]), np.zeros((5, 5, 2)))
+
+    detector = _Resizing("faulty", BoxToLandmarks((0, 0), 1), network, 160, 640)
+    (faces,) = detector.detect([np.zeros((160, 160, 3), np.uint8)])
+    np.testing.assert_array_equal(faces.boxes, [[2, 2, 9, 9], [1, 1, 5, 5]])
+    np.testing.assert_array_equal(faces.scores, [1, 0.5])
+
+
+def test_a_detector_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(DetectorError, match=r"'retinaface'.*centerface, yunet, blazeface, sfd"):
+        load_detector("retinaface")
+
+
+@pytest.mark.parametrize("name", ["yunet", "blazeface", "sfd"])
+def test_missing_weights_say_how_to_get_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path))
+    with pytest.raises(MissingWeightsError, match=f"emopipe models fetch {name}"):
+        load_detector(name)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_weights_that_do_not_exist_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DetectorError, match=f"none.bin does not exist: {name} needs it"):
+        load_detector(name, weights=tmp_path / "none.bin")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("content", [b"", b"this is a text", b"\x80\x04garbage"])
+def test_a_file_that_is_not_its_weights_is_named(
+    name: str, content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.bin"
+    path.write_bytes(content)
+    path.with_name("anchors.npy").write_bytes(content)
+    with pytest.raises(
+        DetectorError, match=rf"wrong\.bin.* cannot be used as the weights of {name}"
+    ):
+        load_detector(name, weights=path)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_weights_of_another_detector_are_refused(shared: Path) -> None:
+    with pytest.raises(DetectorError, match="cannot be used as the weights of centerface"):
+        load_detector("centerface", weights=next((shared / "weights").glob("*yunet*.onnx")))
+
+
+def test_weights_may_be_given_as_a_file_or_its_folder(
+    shared: Path, portrait: NDArray[np.uint8], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared / "weights"
+    for name, file in (
+        ("yunet", "face_detection_yunet_2023mar.onnx"),
+        ("blazeface", "blazeface.pth"),
+    ):
+        by_folder = load_detector(name, weights=folder).detect([portrait])[0]
+        by_file = load_detector(name, weights=folder / file).detect([portrait])[0]
+        np.testing.assert_array_equal(by_folder.boxes, by_file.boxes)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_higher_least_score_leaves_the_other_faces_as_they_were(shared: Path) -> None:
+    image = picture(shared / "data" / "images" / "multi_face.jpg")
+    (every,) = load_detector("centerface").detect([image])
+    between = float(every.scores[2:4].mean())
+    (best,) = load_detector("centerface", min_score=between).detect([image])
+    np.testing.assert_array_equal(best.boxes, every.boxes[:3])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"min_score": 1.5}, "--min-score"), ({"long_side": 20}, "long side of 20 px")],
+)
+def test_detector_options_out_of_range_are_refused(
+    options: dict[str, float], sentence: str
+) -> None:
+    with pytest.raises(DetectorError, match=sentence):
+        load_detector("centerface", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("opencv_threads")
+def test_threads_are_those_asked_for() -> None:
+    for threads in (1, 2):
+        load_detector("centerface", threads=threads)
+        assert cv2.getNumThreads() == threads
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "points"),
+    [
+        ([[0, 0, 1, 1]], [0.5, 0.4], None),
+        ([[0, 0, 0, 1]], [0.5], None),
+        ([[0, 0, np.nan, 1]], [0.5], None),
+        ([[0, 0, 1, 1], [0, 0, 2, 2]], [0.4, 0.5], None),
+        ([[0, 0, 1, 1]], [0.5], np.zeros((1, 6, 2))),
+    ],
+)
+def test_faces_that_do_not_fit_together_are_refused(
+    boxes: list[list[float]], scores: list[float], points: NDArray[np.float32] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"box|scores|points"):
+        Faces(np.array(boxes, np.float32), np.array(scores, np.float32), points)
+
+
+def some_faces() -> st.SearchStrategy[Faces]:
+    corner, extent = st.floats(0, 500, width=16), st.floats(1, 200, width=16)
+    face = st.tuples(corner, corner, extent, extent, st.floats(0, 1, width=32))
+    return st.lists(face, max_size=8).map(_faces_of)
+
+
+def _faces_of(rows: list[tuple[float, ...]]) -> Faces:
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    table = table[np.argsort(-table[:, 4], kind="stable")]
+    points = np.repeat(table[:, None, :2], 5, axis=1)
+    return Faces(np.hstack([table[:, :2], table[:, :2] + table[:, 2:4]]), table[:, 4], points)
+
+
+@given(
+    faces=some_faces(),
+    min_score=st.none() | st.floats(0, 1),
+    min_size=st.floats(0, 200),
+    most=st.none() | st.integers(1, 4),
+    wanted=st.sampled_from(["all", "largest"]),
+)
+def test_a_selection_keeps_what_it_promises_in_order(
+    faces: Faces, min_score: float | None, min_size: float, most: int | None, wanted: str
+) -> None:
+    roi = (100.0, 100.0, 400.0, 400.0)
+    chosen = select(faces, Selection(min_score, min_size, most, wanted, roi))  # type: ignore[arg-type]
+    fit = [
+        i
+        for i, (x1, y1, x2, y2) in enumerate(faces.boxes)
+        if faces.sides[i] >= min_size
+        and (min_score is None or faces.scores[i] >= min_score)
+        and 100 <= (x1 + x2) / 2 < 400
+        and 100 <= (y1 + y2) / 2 < 400
+    ]
+    if wanted == "largest":
+        assert len(chosen) == min(1, len(fit))
+        assert all(chosen.sides[0] >= faces.sides[i] for i in fit)
+    else:
+        np.testing.assert_array_equal(chosen.boxes, faces[np.array(fit[:most], np.intp)].boxes)
+    assert chosen.points is not None
+    np.testing.assert_array_equal(chosen.points[:, 0], chosen.boxes[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"min_score": -0.1}, "--min-score is between 0 and 1"),
+        ({"min_score": float("nan")}, "--min-score is between 0 and 1"),
+        ({"min_size": -1}, "--min-size"),
+        ({"max_faces": 0}, "--max-faces"),
+        ({"faces": "biggest"}, "--faces is largest or all, not 'biggest'"),
+        ({"roi": (10, 0, 10, 5)}, "--roi 10,0,10,5 is empty"),
+        ({"roi": (0, 0, float("nan"), 5)}, "--roi"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SelectionError, match=sentence):
+        Selection(**options)  # type: ignore[arg-type]
+
+
+def test_a_region_of_interest_is_read() -> None:
+    assert parse_roi("0, 0,320.5,360") == (0, 0, 320.5, 360)
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1 2 3 4"])
+def test_a_region_of_interest_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SelectionError, match="--roi is four numbers"):
+        parse_roi(text)

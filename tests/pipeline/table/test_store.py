@@ -1,0 +1,480 @@
+"""Outputs are made whole, gone on with, and never mixed."""
+
+import itertools
+import multiprocessing
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import made_spans
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.table import store as store_module
+from emopipe.pipeline.table.results import ResultsError, read_records, read_results, span_rows
+from emopipe.pipeline.table.store import (
+    OutputError,
+    Store,
+    open_store,
+    part_key,
+    partial_path,
+    ranges,
+)
+
+SPAN = 10  # frames
+
+
+a_video = partial(made_spans.a_video, frames=3 * SPAN)
+
+
+def opened(out: Path, overwrite: bool = False, **settings):
+    return open_store(out, {"settings": settings}, EMOTIONS_8, overwrite=overwrite)
+
+
+def write_span(store: Store, video: Video, span: int, faces: int = 1) -> None:
+    found, predictions = made_spans.a_span([faces] * SPAN, video.name, first=span * SPAN, stride=1)
+    store.write(
+        part_key(video), span, span_rows(found, predictions, predictions.landmarks, store.schema)
+    )
+
+
+def do(store: Store, video: Video, faces: int = 1, spans: int = 3):
+    for span in range(spans):
+        write_span(store, video, span, faces)
+    return store.commit(video, np.arange(video.frames))
+
+
+@pytest.fixture(params=["results.parquet", "results"])
+def out(request, tmp_path) -> Path:
+    return tmp_path / "out" / request.param
+
+
+def rows(out: Path) -> list[tuple[str, int]]:
+    table = read_results(out).rows
+    return list(zip(table.video, table.frame, strict=True))
+
+
+def test_an_output_holds_all_videos_sorted_and_nothing_is_left_beside(out, tmp_path):
+    videos = [a_video(tmp_path, name) for name in ("b.mp4", "a/c.mp4", "a.mp4")]
+    with opened(out) as store:
+        for video in videos:
+            assert do(store, video).status == "ok"
+        records = store.finish()
+    expected = [(n, i) for n in ("a.mp4", "a/c.mp4", "b.mp4") for i in range(3 * SPAN)]
+    assert sorted(rows(out)) == expected
+    if out.suffix:
+        assert rows(out) == expected
+    assert [r.video for r in records] == ["a.mp4", "a/c.mp4", "b.mp4"]
+    assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+
+
+def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
+    first, second = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4")
+    with opened(out) as store:
+        do(store, first)
+        write_span(store, second, 1)
+    assert not out.exists()
+    with opened(out) as store:
+        assert store.record("a.mp4", first.path).frames == 3 * SPAN
+        assert store.record("b.mp4", second.path) is None
+        assert store.begun() == {part_key(second): {1}}
+        assert store.spans(part_key(second)) == {1}
+        write_span(store, second, 0)
+        write_span(store, second, 2)
+        store.commit(second, np.arange(second.frames))
+        store.finish()
+    assert len(rows(out)) == 6 * SPAN
+
+
+@pytest.mark.parametrize("left", [b"", b"AR", b"ARROW1", b"ARROW1" + bytes(100)])
+def test_a_span_that_a_power_cut_spoiled_is_done_again(out, tmp_path, left):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        write_span(store, video, 0)
+        write_span(store, video, 1)
+    spoiled = partial_path(out) / part_key(video) / "00001.arrow"
+    spoiled.write_bytes(left)
+    with opened(out) as store:
+        assert store.begun() == {part_key(video): {0}}
+        write_span(store, video, 1)
+        write_span(store, video, 2)
+        assert store.commit(video, np.arange(video.frames)).status == "ok"
+
+
+def test_finished_videos_stay_and_new_ones_are_added(out, tmp_path):
+    old, new = a_video(tmp_path, "m.mp4"), a_video(tmp_path, "b.mp4")
+    with opened(out) as store:
+        do(store, old, faces=2)
+        store.finish()
+    with opened(out) as store:
+        assert store.record("m.mp4", old.path).faces == 6 * SPAN
+        do(store, new)
+        store.finish()
+    assert len(rows(out)) == 3 * SPAN * (2 + 1)
+    assert [r.video for r in read_records(out.parent / "results.videos.parquet")] == [
+        "b.mp4",
+        "m.mp4",
+    ]
+    if out.suffix:
+        assert rows(out) == sorted(rows(out))
+
+
+def test_running_a_finished_output_again_changes_nothing(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    before = {p: p.stat().st_mtime_ns for p in out.parent.rglob("*.parquet")}
+    with opened(out) as store:
+        assert store.record("a.mp4", video.path) is not None
+        store.finish()
+    assert {p: p.stat().st_mtime_ns for p in out.parent.rglob("*.parquet")} == before
+
+
+def test_changed_content_is_noticed_and_touching_is_not(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    video.path.touch()
+    with opened(out) as store:
+        assert store.record("a.mp4", video.path) is not None
+        video.path.write_text(video.path.read_text().swapcase())
+        assert store.record("a.mp4", video.path) is None
+        do(store, a_video(tmp_path, "a.mp4", frames=SPAN), spans=1)
+        store.finish()
+    assert len(rows(out)) == SPAN
+
+
+def test_other_settings_are_refused_by_name_and_overwritten_on_request(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out, stride=1) as store:
+        do(store, video)
+        store.finish()
+    with pytest.raises(OutputError, match="stride was 1 and is 5"), opened(out, stride=5):
+        pass
+    assert not partial_path(out).exists(), "a refused run left something behind"
+    with opened(out, overwrite=True, stride=5) as store:
+        assert store.record("a.mp4", video.path) is None
+        do(store, a_video(tmp_path, "b.mp4"))
+        assert [video for video, _ in rows(out)] == ["a.mp4"] * 3 * SPAN, "replaced too soon"
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"b.mp4"}
+
+
+def test_other_settings_of_an_unfinished_run_are_refused(out, tmp_path):
+    with opened(out, stride=1) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+    with pytest.raises(OutputError, match="stride"), opened(out, stride=5):
+        pass
+
+
+def test_an_unfinished_overwriting_run_is_gone_on_with(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out, stride=1) as store:
+        do(store, video)
+        store.finish()
+    with opened(out, overwrite=True, stride=5) as store:
+        do(store, video, faces=2)
+    with opened(out, stride=5) as store:
+        assert store.record("a.mp4", video.path).faces == 6 * SPAN
+        store.finish()
+    assert len(rows(out)) == 6 * SPAN
+
+
+class Killer:
+    """Stops this process's work on files for good before its n-th change, as SIGKILL would."""
+
+    def __init__(self) -> None:
+        self.changes_left: int | None = None
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, _: tuple) -> None:
+        if self.changes_left is None or event not in ("os.mkdir", "os.remove", "os.rename"):
+            return
+        if not self.changes_left:
+            raise KeyboardInterrupt
+        self.changes_left -= 1
+
+
+@pytest.fixture(scope="module")
+def killer() -> Killer:
+    return Killer()
+
+
+@pytest.mark.parametrize("layout", ["results.parquet", "results"])
+@pytest.mark.parametrize("before", ["nothing", "same settings", "other settings"])
+def test_a_run_killed_at_any_moment_is_gone_on_with(tmp_path, killer, layout, before):
+    a, b = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4", frames=SPAN)
+    expected = [("a.mp4", i) for i in range(3 * SPAN)] + [("b.mp4", i) for i in range(SPAN)]
+    overwrite = before == "other settings"
+
+    def work(store: Store) -> None:
+        for video, spans in ((a, 3), (b, 1)):
+            if not store.record(video.name, video.path):
+                for span in set(range(spans)) - store.spans(part_key(video)):
+                    write_span(store, video, span)
+                store.commit(video, np.arange(video.frames))
+        store.finish()
+
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    if before != "nothing":  # one video finished, work on the other left behind
+        settings = {"stride": 5 if overwrite else 1}
+        with opened(ready / layout, **settings) as store:
+            do(store, a, faces=1 + overwrite)
+            store.finish()
+        with opened(ready / layout, **settings) as store:
+            do(store, b, faces=1 + overwrite, spans=1)
+
+    for changes in itertools.count():
+        out = tmp_path / str(changes) / layout
+        shutil.copytree(ready, out.parent)
+        killer.changes_left = changes
+        try:
+            with opened(out, overwrite, stride=1) as store:
+                work(store)
+            survived = True
+        except KeyboardInterrupt:
+            survived = False
+        finally:
+            killer.changes_left = None
+        if survived:
+            break
+        try:
+            with opened(out, stride=1) as store:
+                work(store)
+        except OutputError as error:  # the kill came before the new run had replaced the old one
+            assert overwrite and "stride was 5 and is 1" in str(error)
+            with opened(out, True, stride=1) as store:
+                work(store)
+        assert sorted(rows(out)) == expected
+        assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+    assert changes > 10
+
+
+def test_results_of_a_version_with_other_settings_are_not_mixed_with(out, tmp_path):
+    with opened(out, stride=1) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    with (
+        pytest.raises(OutputError, match=r"another version .*\(backend\): choose another --out"),
+        opened(out, stride=1, backend="pyav"),
+    ):
+        pass
+
+
+def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", lost=4)
+    with opened(out) as store:
+        write_span(store, video, 0)
+        store.lose(part_key(video), 1, "decoder crashed")
+        write_span(store, video, 2)
+        record = store.commit(video, np.arange(3 * SPAN))
+    assert record.status == "partial"
+    assert record.missing == ((10, 19), (30, 33))
+    assert "10 of 30 sampled frames" in record.error
+    assert "decoder crashed" in record.error
+
+
+def test_a_failed_input_has_a_record_and_no_rows(out, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "good.mp4"))
+        store.fail("bad.mp4", bad, "it is text")
+        store.finish()
+    results = read_results(out)
+    assert set(results.rows.video) == {"good.mp4"}
+    assert results.videos.set_index("video").loc["bad.mp4", ["status", "error"]].tolist() == [
+        "failed",
+        "it is text",
+    ]
+
+
+def test_a_frame_in_two_spans_is_an_error_of_ours(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        write_span(store, video, 0)
+        found, predictions = made_spans.a_span([1] * SPAN, video.name, first=5, stride=1)
+        rows = span_rows(found, predictions, predictions.landmarks, store.schema)
+        store.write(part_key(video), 1, rows)
+        with pytest.raises(RuntimeError, match="two spans"):
+            store.commit(video, np.arange(3 * SPAN))
+
+
+def _hold(out: Path, held, release) -> None:
+    with opened(out):
+        held.set()
+        release.wait(60)
+
+
+def test_a_second_run_on_one_output_is_refused(out):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(out, held, release))
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(OutputError, match="another run is writing"), opened(out):
+            pass
+    finally:
+        release.set()
+        other.join(60)
+    with opened(out):
+        pass
+
+
+def test_an_output_that_is_not_ours_is_refused(tmp_path):
+    theirs = tmp_path / "results.parquet"
+    pq.write_table(pa.table({"x": [1]}), theirs)
+    with pytest.raises(OutputError, match="choose another --out"), opened(theirs):
+        pass
+    assert pq.read_table(theirs).num_rows == 1
+
+
+def test_a_file_in_a_folder_s_place_is_refused_before_the_work(tmp_path):
+    (tmp_path / "notes").write_text("theirs")
+    with (
+        pytest.raises(OutputError, match="is a file already"),
+        opened(tmp_path / "notes", overwrite=True),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_an_empty_folder_is_a_place_for_results(tmp_path):
+    out = tmp_path / "results"
+    out.mkdir()
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    assert len(rows(out)) == 3 * SPAN
+
+
+def test_a_file_and_a_folder_of_one_name_do_not_share_a_videos_table(tmp_path):
+    file, folder = tmp_path / "results.parquet", tmp_path / "results"
+    for first, second in ((file, folder), (folder, file)):
+        with opened(first) as store:
+            do(store, a_video(tmp_path, "a.mp4"))
+            store.finish()
+        with pytest.raises(OutputError, match="of the same name"), opened(second, overwrite=True):
+            pass
+        (tmp_path / "results.videos.parquet").unlink()
+
+
+def test_a_damaged_videos_table_can_be_overwritten(out, tmp_path):
+    video, beside = a_video(tmp_path, "a.mp4"), out.parent / "results.videos.parquet"
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    beside.write_bytes(beside.read_bytes()[:-100])
+    with pytest.raises(ResultsError, match=r"results\.videos\.parquet"), opened(out):
+        pass
+    with opened(out, overwrite=True) as store:
+        do(store, video)
+        store.finish()
+    assert [record.video for record in read_records(beside)] == ["a.mp4"]
+
+
+def test_a_video_that_fails_after_it_was_done_has_no_rows(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "b.mp4"))
+        do(store, video)
+        store.fail("a.mp4", video.path, "it was replaced by text")
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"b.mp4"}
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        opened(tmp_path / "file" / "x.parquet"),
+    ):
+        pass
+
+
+def test_many_rows_are_written_in_bounded_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "ROWS_PER_GROUP", 25)
+    out = tmp_path / "results.parquet"
+    with opened(out) as store:
+        do(store, a_video(tmp_path, "a.mp4", frames=9 * SPAN), spans=9)
+        do(store, a_video(tmp_path, "b.mp4", frames=SPAN), spans=1)
+        store.finish()
+    metadata = pq.ParquetFile(out).metadata
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert sum(sizes) == 10 * SPAN
+    assert max(sizes) < 25 + SPAN
+
+
+def test_missing_frames_are_joined_over_frames_that_were_not_sampled():
+    wanted = np.arange(0, 100, 10)
+    assert ranges(np.array([10, 20, 50, 90]), wanted) == ((10, 20), (50, 50), (90, 90))
+    assert ranges(np.array([], int), wanted) == ()
+
+
+def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    with opened(out) as store:
+        record = store.commit(video, np.zeros(0, np.int64))
+    assert record.status == "failed"
+    assert "no frame lies between --start and --end: it shows 0.0 to 1.2 s" in record.error
+
+
+def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", lost=4)
+    with opened(out, end=1.0) as store:
+        assert do(store, video).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.JSON", "video.mp4"])
+def test_another_format_is_not_taken_for_a_folder(tmp_path, name):
+    with pytest.raises(OutputError, match="results are Parquet"), opened(tmp_path / name):
+        pass
+
+
+def test_inputs_that_failed_are_tried_again_without_touching_the_rows(out, tmp_path):
+    good, bad = a_video(tmp_path, "good.mp4"), a_video(tmp_path, "bad.mp4")
+    with opened(out) as store:
+        do(store, good)
+        store.fail("bad.mp4", bad.path, "the disk was away")
+        store.finish()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} or out.stat().st_mtime_ns
+    with opened(out) as store:
+        assert store.record("bad.mp4", bad.path) is None
+        store.fail("bad.mp4", bad.path, "still away")
+        store.finish()
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} or out.stat().st_mtime_ns
+    assert after == before
+    with opened(out) as store:
+        do(store, bad)
+        store.finish()
+    assert {video for video, _ in rows(out)} == {"good.mp4", "bad.mp4"}
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_a_changed_one(out, tmp_path):
+    with opened(out) as store:
+        do(store, a_video(tmp_path / "monday", "clip.mp4"))
+        store.finish()
+    other = a_video(tmp_path / "tuesday", "clip.mp4", frames=SPAN)
+    with opened(out) as store, pytest.raises(OutputError, match=r"another clip\.mp4"):
+        store.record("clip.mp4", other.path)
+
+
+def test_overwriting_with_a_failure_leaves_no_old_rows(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4")
+    made = {"classes": EMOTIONS_8, "landmarks": "float32"}
+    with opened(out, **made) as store:
+        do(store, video)
+        store.finish()
+    with opened(out, overwrite=True, **made) as store:
+        store.fail("a.mp4", video.path, "broken now")
+        store.finish()
+    assert rows(out) == []
