@@ -13,7 +13,6 @@ import math
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -86,7 +85,6 @@ def rules_of(settings: type) -> dict[str, Rule]:
     return {f.name: f.metadata[_KEY] for f in fields(settings) if _KEY in f.metadata}
 
 
-@cache
 def types_of(settings: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by field."""
     return get_type_hints(settings)
@@ -146,11 +144,13 @@ def _converted(value: Any, hint: Any) -> Any:
         return _converted(value, next(one for one in options if one is not type(None)))
     if get_origin(hint) is tuple:
         return _converted_tuple(value, get_args(hint))
+    if isinstance(value, bool) and hint is not bool:
+        raise TypeError  # Python takes True for 1
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, Integral) and not isinstance(value, bool):
+    if hint is int and isinstance(value, Integral):
         return int(value)
-    if hint is float and isinstance(value, Real) and not isinstance(value, bool):
+    if hint is float and isinstance(value, Real):
         return float(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
