@@ -18,8 +18,8 @@ from emopipe.pipeline.media.decoder import DecodeError
 from emopipe.pipeline.media.video import Video, VideoError, spans_of
 from emopipe.pipeline.run import Observer, conduct, cores
 from emopipe.pipeline.settings import Settings, resolved, sampler
-from emopipe.pipeline.stages import EmotionStage, FaceStage, LostSpan
-from emopipe.pipeline.table.results import Results, SpanFaces, VideoRecord, read_results
+from emopipe.pipeline.stages import EmotionStage, FaceStage, FailedSpan
+from emopipe.pipeline.table.results import Results, DetectedSpan, VideoRecord, read_results
 from emopipe.pipeline.table.store import Store, part_key
 
 
@@ -125,9 +125,9 @@ class _Stages:
         done = store.spans(key)
         observer.video_begun(video, len(numbers), sum(len(spans[span]) for span in done))
         for span in self.faces.spans(video, {k: v for k, v in spans.items() if k not in done}):
-            rows = self.emotions.rows(span) if isinstance(span, SpanFaces) else span
-            if isinstance(rows, LostSpan):
-                store.lose(key, rows.span, rows.reason)
+            rows = self.emotions.rows(span) if isinstance(span, DetectedSpan) else span
+            if isinstance(rows, FailedSpan):
+                store.write_failed(key, rows.span, rows.reason)
             else:
                 store.write(key, span.span, rows)
                 observer.span_done(

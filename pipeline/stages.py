@@ -17,11 +17,11 @@ from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import TRIES
 from emopipe.pipeline.settings import Settings
-from emopipe.pipeline.table.results import SpanFaces, span_rows
+from emopipe.pipeline.table.results import DetectedSpan, span_rows
 
 
 @dataclass(frozen=True)
-class LostSpan:
+class FailedSpan:
     """A span that no try brought to its end.
 
     Attributes:
@@ -79,7 +79,7 @@ class FaceStage:
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
-    ) -> Iterator[SpanFaces | LostSpan]:
+    ) -> Iterator[DetectedSpan | FailedSpan]:
         """Yield a video's spans in order, each once it is whole, or lost after three tries.
 
         Frames that the decoder could not deliver are not in their span.
@@ -113,17 +113,17 @@ class FaceStage:
                     tries = 0
                     span = next(iter(pending))
                     del pending[span]
-                    yield LostSpan(video.name, span, str(problem) or repr(problem))
+                    yield FailedSpan(video.name, span, str(problem) or repr(problem))
 
     def _attempt(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
-    ) -> Iterator[SpanFaces]:
+    ) -> Iterator[DetectedSpan]:
         """Yield spans until something breaks."""
-        collected: list[_Looked] = []
+        collected: list[_FrameFaces] = []
         waiting = list(wanted)
         for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
             for looked in self._look(frames):
-                while looked.number > wanted[waiting[0]][-1]:
+                while looked.frame_index > wanted[waiting[0]][-1]:
                     yield self._span(video, waiting.pop(0), collected)
                     collected = []
                 collected.append(looked)
@@ -131,23 +131,23 @@ class FaceStage:
             yield self._span(video, span, collected)
             collected = []
 
-    def _look(self, frames: Frames) -> Iterator["_Looked"]:
+    def _look(self, frames: Frames) -> Iterator["_FrameFaces"]:
         """Find, choose and cut out the faces of some frames."""
         found = self._detector.detect(list(frames.images))
         for number, time, image, every in zip(
-            frames.numbers.tolist(), frames.times.tolist(), frames.images, found, strict=True
+            frames.frame_indices.tolist(), frames.times.tolist(), frames.images, found, strict=True
         ):
             faces = select(every, self._settings.selection)
             boxes = crop_boxes(faces, self._detector.calibration, self._crop, self._settings.crop)
-            yield _Looked(number, time, faces, boxes, cut(image, boxes, self._size))
+            yield _FrameFaces(number, time, faces, boxes, cut(image, boxes, self._size))
 
-    def _span(self, video: Video, span: int, looked: list["_Looked"]) -> SpanFaces:
+    def _span(self, video: Video, span: int, looked: list["_FrameFaces"]) -> DetectedSpan:
         counts = [len(one.faces.scores) for one in looked]
         crops = _joined([one.crops for one in looked], (0, self._size, self._size, 3), np.uint8)
-        return SpanFaces(
+        return DetectedSpan(
             video=video.name,
             span=span,
-            numbers=np.array([one.number for one in looked], np.int32),
+            frame_indices=np.array([one.frame_index for one in looked], np.int32),
             times=np.array([one.time for one in looked], np.float64),
             frame=np.repeat(np.arange(len(looked)), counts),
             face=_joined([np.arange(count) for count in counts], (0,), np.int16),
@@ -171,7 +171,7 @@ class EmotionStage:
         self._predictor = predictor
         self._schema = schema
 
-    def rows(self, span: SpanFaces) -> pa.Table | LostSpan:
+    def rows(self, span: DetectedSpan) -> pa.Table | FailedSpan:
         """Predict and lay out; three tries."""
         problem = ""
         for _ in range(TRIES):
@@ -179,9 +179,9 @@ class EmotionStage:
                 return self._rows(span)
             except Exception as error:
                 problem = str(error) or repr(error)
-        return LostSpan(span.video, span.span, problem)
+        return FailedSpan(span.video, span.span, problem)
 
-    def _rows(self, span: SpanFaces) -> pa.Table:
+    def _rows(self, span: DetectedSpan) -> pa.Table:
         predictions = self._predictor(span.crops)
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
@@ -189,10 +189,10 @@ class EmotionStage:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _FrameFaces:
     """One frame with its chosen faces, their crops' boxes in the frame, and the crops."""
 
-    number: int
+    frame_index: int
     time: float
     faces: Faces
     boxes: NDArray[np.float32]

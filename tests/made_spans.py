@@ -7,10 +7,10 @@ import numpy as np
 from emopipe.emonet.files import sha256_of
 from emopipe.emonet.predictor import Predictions
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table.results import SpanFaces
+from emopipe.pipeline.table.results import DetectedSpan
 
 
-def a_video(folder: Path, name: str, frames: int, lost: int = 0, backend: str = "pyav") -> Video:
+def a_video(folder: Path, name: str, frames: int, truncated_frames: int = 0, backend: str = "pyav") -> Video:
     """Make a video of so many frames that no decoder ever sees."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,10 +23,10 @@ def a_video(folder: Path, name: str, frames: int, lost: int = 0, backend: str = 
         height=48,
         rotation=0,
         times=np.arange(frames) / 25,
-        coded=np.arange(frames),
-        keys=np.zeros(1, np.int64),
+        pts=np.arange(frames),
+        keyframe_pts=np.zeros(1, np.int64),
         fps=25.0,
-        lost=lost,
+        truncated_frames=truncated_frames,
         size=path.stat().st_size,
         sha256=sha256_of(path),
     )
@@ -34,14 +34,14 @@ def a_video(folder: Path, name: str, frames: int, lost: int = 0, backend: str = 
 
 def a_span(
     faces_per_frame: list[int], video: str = "a/clip.mp4", first: int = 0, stride: int = 2
-) -> tuple[SpanFaces, Predictions]:
+) -> tuple[DetectedSpan, Predictions]:
     """Make a span with so many faces on each of its frames, from frame `first` on."""
     rng = np.random.default_rng([len(faces_per_frame), first])
     n = sum(faces_per_frame)
-    span = SpanFaces(
+    span = DetectedSpan(
         video=video,
         span=0,
-        numbers=first + np.arange(len(faces_per_frame), dtype=np.int32) * stride,
+        frame_indices=first + np.arange(len(faces_per_frame), dtype=np.int32) * stride,
         times=np.arange(len(faces_per_frame)) / 12.5,
         frame=np.repeat(np.arange(len(faces_per_frame)), faces_per_frame),
         face=np.concatenate([np.arange(k) for k in faces_per_frame] or [[]]).astype(np.int16),

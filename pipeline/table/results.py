@@ -32,15 +32,15 @@ class ResultsError(EmopipeError):
 
 
 @dataclass(frozen=True)
-class SpanFaces:
+class DetectedSpan:
     """The frames of one span and the faces found on them, ready for the network.
 
     Attributes:
         video: the input's name in the table.
         span: which span of the video this is, from 0.
-        numbers: (f,) int32, the frames that were decoded, ascending.
+        frame_indices: (f,) int32, the frames that were decoded, ascending.
         times: (f,) float64, their presentation times in s.
-        frame: (n,) int64, for each face the index into `numbers`, ascending.
+        frame: (n,) int64, for each face the index into `frame_indices`, ascending.
         face: (n,) int16, 0, 1, … on each frame by descending score.
         boxes: (n, 4) float32, the detector's x1 y1 x2 y2 in pixels of the frame as displayed.
         scores: (n,) float32, the detector's.
@@ -51,7 +51,7 @@ class SpanFaces:
 
     video: str
     span: int
-    numbers: NDArray[np.int32]
+    frame_indices: NDArray[np.int32]
     times: NDArray[np.float64]
     frame: NDArray[np.int64]
     face: NDArray[np.int16]
@@ -62,13 +62,13 @@ class SpanFaces:
     sharpness: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        if len(self.times) != len(self.numbers):
-            raise ValueError(f"{len(self.numbers)} frames have {len(self.times)} times")
+        if len(self.times) != len(self.frame_indices):
+            raise ValueError(f"{len(self.frame_indices)} frames have {len(self.times)} times")
         n = len(self.frame)
         for name in ("face", "boxes", "scores", "crops", "crop_boxes", "sharpness"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{n} faces have {len(getattr(self, name))} {name}")
-        if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.numbers):
+        if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.frame_indices):
             raise ValueError("a face lies on a frame that is not of its span")
 
 
@@ -187,7 +187,7 @@ def videos_schema(settings: dict[str, Any] | None = None) -> pa.Schema:
 
 
 def span_rows(
-    span: SpanFaces, predictions: Predictions, landmarks: NDArray[np.float32], schema: pa.Schema
+    span: DetectedSpan, predictions: Predictions, landmarks: NDArray[np.float32], schema: pa.Schema
 ) -> pa.Table:
     """Lay out one span's rows: by frame, then face; a frame without a face has one row.
 
@@ -197,7 +197,7 @@ def span_rows(
         landmarks: (n, 68, 2) float32 in pixels of the frame.
         schema: from `rows_schema`.
     """
-    bare = np.setdiff1d(np.arange(len(span.numbers)), span.frame)
+    bare = np.setdiff1d(np.arange(len(span.frame_indices)), span.frame)
     frame = np.concatenate((span.frame, bare))
     face = np.concatenate((np.arange(len(span.frame)), np.full(len(bare), -1)))
     order = np.argsort(frame, kind="stable")
@@ -218,7 +218,7 @@ def span_rows(
     arrays["video"] = pa.DictionaryArray.from_arrays(
         np.zeros(len(frame), np.int32), pa.array([span.video])
     )
-    arrays["frame"] = pa.array(span.numbers[frame], pa.int32())
+    arrays["frame"] = pa.array(span.frame_indices[frame], pa.int32())
     arrays["time"] = pa.array(span.times[frame], pa.float64())
     arrays["emotion"] = pa.DictionaryArray.from_arrays(
         _nullable(predictions.probabilities.argmax(axis=1).astype(np.int32), face),

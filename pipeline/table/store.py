@@ -6,7 +6,7 @@ While a run works, everything lies in `<out>.partial/` beside the output:
     lock                held by the one run that may write
     <key>/00000.arrow   the rows of span 0 of one video, of one content, by one backend
     <key>.parquet       a video's rows, merged
-    strikes             how often spans brought their worker down
+    attempts            how often spans brought their worker down
     <key>.json          its record: written last, this commits the video
 
 A killed run goes on from there. `finish` puts the results in place, each replaced only by a whole
@@ -61,8 +61,8 @@ _PART_MAGIC = b"ARROW1"
 """Parts are Arrow files: they are read once or twice and thrown away, and Parquet takes several
 times as long to write."""
 
-_LOST_KEY = b"emopipe_lost"
-"""In the metadata of a lost span's part: why."""
+_FAILED_KEY = b"emopipe_failed"
+"""In the metadata of a failed span's part: why."""
 
 
 class OutputError(EmopipeError):
@@ -125,7 +125,7 @@ class Store:
         parts = (self._partial / key).glob("*.arrow")
         return {_span(part) for part in parts if _ends_well(part)}
 
-    def begun(self) -> dict[str, set[int]]:
+    def unfinished(self) -> dict[str, set[int]]:
         """Return the spans that are here of videos that are not committed, by `part_key`."""
         folders = (path.name for path in self._partial.iterdir() if path.is_dir())
         return {key: self.spans(key) for key in folders}
@@ -143,14 +143,14 @@ class Store:
         """
         self._write(key, span, rows, self.schema)
 
-    def lose(self, key: str, span: int, reason: str) -> None:
+    def write_failed(self, key: str, span: int, reason: str) -> None:
         """Keep a span of which no frame could be had, and why: it is done, and has no rows."""
-        schema = self.schema.with_metadata({**self.schema.metadata, _LOST_KEY: reason.encode()})
+        schema = self.schema.with_metadata({**self.schema.metadata, _FAILED_KEY: reason.encode()})
         self._write(key, span, schema.empty_table(), schema)
 
-    def strike(self, key: str, span: int) -> int:
+    def record_attempt(self, key: str, span: int) -> int:
         """Note that a span brought its worker down, and return how often it has, in all runs."""
-        path = self._partial / "strikes"
+        path = self._partial / "attempts"
         counts = json.loads(path.read_text()) if path.exists() else {}
         count: int = counts.get(f"{key}/{span}", 0) + 1
         with _writing(self.out), appearing_whole(path) as growing:
@@ -218,9 +218,9 @@ class Store:
     def _lost(self, video: Video) -> tuple[tuple[int, int], ...]:
         """Return the range of frames that the file lists but no longer has, if any are wanted."""
         end = self._description["settings"].get("end")
-        if not video.lost or (end is not None and video.times[-1] >= end):
+        if not video.truncated_frames or (end is not None and video.times[-1] >= end):
             return ()
-        return ((video.frames, video.frames + video.lost - 1),)
+        return ((video.frames, video.frames + video.truncated_frames - 1),)
 
     def _write(self, key: str, span: int, rows: pa.Table, schema: pa.Schema) -> None:
         with _writing(self.out):
@@ -478,7 +478,7 @@ def _problem(video: Video, absent: int, wanted: int, cut: bool, reason: str) -> 
     if absent:
         said.append(f"{absent} of {wanted} sampled frames could not be had")
     if cut:
-        said.append(f"the file is cut short: {video.lost} frames that it lists are not in it")
+        said.append(f"the file is cut short: {video.truncated_frames} frames that it lists are not in it")
     return "; ".join(said) + (f" ({reason})" if reason else "")
 
 
@@ -498,12 +498,12 @@ def _span(part: Path) -> int:
 def _count(parts: list[Path]) -> tuple[NDArray[np.int64], int, str]:
     """Return a video's distinct frames, its number of faces, and why a span was lost, if one was.
 
-    The last lost span's reason stands for all.
+    The last failed span's reason stands for all.
     """
     frames, faces, reason = [np.zeros(0, np.int64)], 0, b""
     for part in parts:
         table = _read_part(part)
-        reason = table.schema.metadata.get(_LOST_KEY, reason)
+        reason = table.schema.metadata.get(_FAILED_KEY, reason)
         frames.append(np.unique(table.column("frame").to_numpy()).astype(np.int64))
         faces += table.num_rows - table.column("face").null_count
     every = np.concatenate(frames)

@@ -43,7 +43,7 @@ def test_each_frame_has_its_faces_or_one_row_of_nulls(faces_per_frame):
 
     assert len(rows) == sum(max(1, k) for k in faces_per_frame)
     assert rows.frame.is_monotonic_increasing
-    for number, count in zip(span.numbers, faces_per_frame, strict=True):
+    for number, count in zip(span.frame_indices, faces_per_frame, strict=True):
         on_frame = rows[rows.frame == number]
         assert on_frame.face.dropna().tolist() == list(range(count))
         assert len(on_frame) == max(1, count)

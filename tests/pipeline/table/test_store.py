@@ -82,7 +82,7 @@ def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
     with opened(out) as store:
         assert store.record("a.mp4", first.path).frames == 3 * SPAN
         assert store.record("b.mp4", second.path) is None
-        assert store.begun() == {part_key(second): {1}}
+        assert store.unfinished() == {part_key(second): {1}}
         assert store.spans(part_key(second)) == {1}
         write_span(store, second, 0)
         write_span(store, second, 2)
@@ -100,7 +100,7 @@ def test_a_span_that_a_power_cut_spoiled_is_done_again(out, tmp_path, left):
     spoiled = partial_path(out) / part_key(video) / "00001.arrow"
     spoiled.write_bytes(left)
     with opened(out) as store:
-        assert store.begun() == {part_key(video): {0}}
+        assert store.unfinished() == {part_key(video): {0}}
         write_span(store, video, 1)
         write_span(store, video, 2)
         assert store.commit(video, np.arange(video.frames)).status == "ok"
@@ -270,10 +270,10 @@ def test_results_of_a_version_with_other_settings_are_not_mixed_with(out, tmp_pa
 
 
 def test_missing_frames_make_a_video_partial_and_are_named(out, tmp_path):
-    video = a_video(tmp_path, "a.mp4", lost=4)
+    video = a_video(tmp_path, "a.mp4", truncated_frames=4)
     with opened(out) as store:
         write_span(store, video, 0)
-        store.lose(part_key(video), 1, "decoder crashed")
+        store.write_failed(part_key(video), 1, "decoder crashed")
         write_span(store, video, 2)
         record = store.commit(video, np.arange(3 * SPAN))
     assert record.status == "partial"
@@ -429,7 +429,7 @@ def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
 
 
 def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
-    video = a_video(tmp_path, "a.mp4", lost=4)
+    video = a_video(tmp_path, "a.mp4", truncated_frames=4)
     with opened(out, end=1.0) as store:
         assert do(store, video).status == "ok"
 
