@@ -7,7 +7,7 @@ from rich.filesize import decimal
 
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder
-from emopipe.pipeline.media.video import Glance, VideoError
+from emopipe.pipeline.media.video import HeaderInfo, VideoError
 from emopipe.pipeline.settings import Settings
 
 BYTES_PER_ROW = {"float32": 600, "float16": 370, "none": 140}
@@ -44,24 +44,24 @@ class Plan:
 
 def plan(files: list[InputFile], settings: Settings) -> Plan:
     """Read the headers of inputs and estimate the work."""
-    glances = []
+    headers = []
     with Decoder() as decoder:
         for file in files:
             try:
-                glances.append(_stretch(decoder.glance(file.path), settings))
+                headers.append(_stretch(decoder.read_header(file.path), settings))
             except (VideoError, DecodeError):
                 continue
-    frames = sum(one.frames for one in glances)
+    frames = sum(one.frames for one in headers)
     return Plan(
         inputs=len(files),
-        unreadable=len(files) - len(glances),
-        seconds=sum(one.seconds for one in glances),
+        unreadable=len(files) - len(headers),
+        seconds=sum(one.seconds for one in headers),
         frames=frames,
         bytes=frames * BYTES_PER_ROW[settings.landmarks],
     )
 
 
-def _stretch(whole: Glance, settings: Settings) -> Glance:
+def _stretch(whole: HeaderInfo, settings: Settings) -> HeaderInfo:
     """Return what is looked at of a file: the stretch's seconds, the sampled frames."""
     if not whole.seconds:
         return whole
@@ -69,4 +69,4 @@ def _stretch(whole: Glance, settings: Settings) -> Glance:
     seconds = max(0.0, end - (settings.start or 0.0))
     fps = whole.frames / whole.seconds
     sampled = min(fps, settings.fps) if settings.fps else fps / settings.stride
-    return Glance(seconds, round(seconds * sampled))
+    return HeaderInfo(seconds, round(seconds * sampled))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.pipeline.media import readers
-from emopipe.pipeline.media.video import DEFAULT_BACKEND, Glance, Video, VideoError, glance, probe
+from emopipe.pipeline.media.video import DEFAULT_BACKEND, HeaderInfo, Video, VideoError, read_header, probe
 
 SLOTS = 2
 SLOT_BYTES = 24 * 2**20
@@ -80,13 +80,13 @@ class Frames:
     """Consecutive sampled frames as the child hands them over.
 
     Attributes:
-        numbers: (n,) frame numbers, ascending.
+        frame_indices: (n,) frame indices, ascending.
         times: (n,) presentation times in s.
         images: (n, height, width, 3) RGB as displayed: a view of shared memory, valid until the
             next frames are taken. Copy what is to last.
     """
 
-    numbers: NDArray[np.int32]
+    frame_indices: NDArray[np.int32]
     times: NDArray[np.float64]
     images: NDArray[np.uint8]
 
@@ -133,15 +133,15 @@ class Decoder:
                 return self._probe(path, name, attempt)
         return self._probe(path, name, "pyav")
 
-    def glance(self, path: Path) -> Glance:
-        """Run `pipeline.media.video.glance` in the child.
+    def read_header(self, path: Path) -> HeaderInfo:
+        """Run `pipeline.media.video.read_header` in the child.
 
         Raises:
             VideoError: The file cannot be opened.
             DecodeError: The child crashed, hung or outgrew its memory.
         """
-        found = self._ask("glance", path)
-        assert isinstance(found, Glance)
+        found = self._ask("read_header", path)
+        assert isinstance(found, HeaderInfo)
         return found
 
     def _probe(self, path: Path, name: str, backend: str) -> Video:
@@ -384,8 +384,8 @@ class _Server:
         """
         while True:
             request, *values = self._connection.recv()
-            if request == "glance":
-                self._look_into(values[0], glance, *values)
+            if request == "read_header":
+                self._look_into(values[0], read_header, *values)
             elif request == "probe":
                 self._look_into(values[0], partial(probe, alive=self._alive), *values)
             elif request == "decode":
@@ -401,7 +401,7 @@ class _Server:
             self._tell("alive")
 
     def _look_into(
-        self, path: Path, look: Callable[..., Video | Glance], *arguments: object
+        self, path: Path, look: Callable[..., Video | HeaderInfo], *arguments: object
     ) -> None:
         self._close()
         try:
@@ -438,7 +438,7 @@ class _Server:
             if not self._listen(free):
                 break
             try:
-                picture = reader.picture(number)
+                picture = reader.frame(number)
             except Exception as error:
                 problem = error
                 break

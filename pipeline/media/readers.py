@@ -55,8 +55,8 @@ class ReadError(EmopipeError):
 class Reader(Protocol):
     """Frames of one video by number, in any order; ascending order is fast."""
 
-    def picture(self, number: int) -> NDArray[np.uint8] | None:
-        """Frame `number` as (height, width, 3) RGB as displayed; None where it is damaged.
+    def frame(self, index: int) -> NDArray[np.uint8] | None:
+        """Frame `index` as (height, width, 3) RGB as displayed; None where it is damaged.
 
         Raises:
             ReadError: The backend cannot go on with this video.
@@ -90,9 +90,9 @@ class ImageReader:
     def __init__(self, video: Video) -> None:
         self._pictures = [load_image(video.path)]
 
-    def picture(self, number: int) -> NDArray[np.uint8]:
+    def frame(self, index: int) -> NDArray[np.uint8]:
         """The picture, which is frame 0."""
-        return self._pictures[number]
+        return self._pictures[index]
 
     def close(self) -> None:
         """Let the picture go."""
@@ -118,14 +118,14 @@ class DecordReader:
         """Coded frames that decord finds."""
         return len(self._reader)
 
-    def picture(self, number: int) -> NDArray[np.uint8]:
+    def frame(self, index: int) -> NDArray[np.uint8]:
         """See `Reader`; decord gives a frame or cannot go on."""
         try:
-            self._reader.seek_accurate(number)
+            self._reader.seek_accurate(index)
             picture: NDArray[np.uint8] = self._reader.next().asnumpy()
         except Exception as error:
             raise ReadError(
-                f"decord met a damaged frame in {self._video.path}, at or before frame {number}."
+                f"decord met a damaged frame in {self._video.path}, at or before frame {index}."
             ) from error
         return picture
 
@@ -152,20 +152,20 @@ class PyAVReader:
 
     def _open(self) -> None:
         self._container, self._stream = _open(self._video.path)
-        if len(self._video.keys) and self._threads > 1:
+        if len(self._video.keyframe_pts) and self._threads > 1:
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
         self._restart()
 
     def _restart(self) -> None:
         """Decode from where the container stands."""
-        self._decoded = self._by_stamp() if len(self._video.keys) else self._by_count()
-        self._ahead: _Coded | None = None  # decoded, but not asked for yet
+        self._decoded = self._by_stamp() if len(self._video.keyframe_pts) else self._by_count()
+        self._ahead: _DecodedFrame | None = None  # decoded, but not asked for yet
         self._passed = NOWHERE
 
-    def picture(self, number: int) -> NDArray[np.uint8] | None:
+    def frame(self, index: int) -> NDArray[np.uint8] | None:
         """See `Reader`."""
-        wanted = int(self._video.coded[number])
+        wanted = int(self._video.pts[index])
         self._approach(wanted)
         while (coded := self._peek()) and coded.stamp <= wanted:
             self._passed, self._ahead = coded.stamp, None
@@ -173,7 +173,7 @@ class PyAVReader:
                 return self._display(coded.frame)
         return None
 
-    def _peek(self) -> _Coded | None:
+    def _peek(self) -> _DecodedFrame | None:
         if self._ahead is None:
             self._ahead = next(self._decoded, None)
             self._alive()
@@ -183,7 +183,7 @@ class PyAVReader:
         """Go to where decoding on leads to the wanted frame, without a long way."""
         if self._ahead and self._passed < wanted <= self._ahead.stamp:
             return
-        keys, coded = self._video.keys, self._video.coded
+        keys, coded = self._video.keyframe_pts, self._video.pts
         before = keys[: np.searchsorted(keys, wanted, side="right")]
         if wanted > self._passed:
             if not len(before):
@@ -201,7 +201,7 @@ class PyAVReader:
         self.close()
         self._open()
 
-    def _by_stamp(self) -> Iterator[_Coded]:
+    def _by_stamp(self) -> Iterator[_DecodedFrame]:
         """Good frames, by timestamp.
 
         Nothing that is built on damage is good: after a packet that is broken, or where decoding
@@ -232,14 +232,14 @@ class PyAVReader:
                 continue
             for frame in frames:
                 if frame.pts in good and not frame.is_corrupt:
-                    yield _Coded(frame.pts, frame)
+                    yield _DecodedFrame(frame.pts, frame)
                 good.discard(frame.pts)
 
-    def _by_count(self) -> Iterator[_Coded]:
+    def _by_count(self) -> Iterator[_DecodedFrame]:
         frames = (frame for frame in decode_all(self._container, self._stream) if frame)
         for rank, frame in enumerate(frames):
             if not frame.is_corrupt:
-                yield _Coded(rank, frame)
+                yield _DecodedFrame(rank, frame)
 
     def _display(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         width, height = self._video.width, self._video.height
@@ -261,8 +261,8 @@ class PyAVReader:
 
 
 @dataclass(frozen=True)
-class _Coded:
-    """A decoded frame and what `Video.coded` calls it."""
+class _DecodedFrame:
+    """A decoded frame and what `Video.pts` calls it."""
 
     stamp: int
     frame: av.VideoFrame

@@ -79,12 +79,12 @@ class Video:
         rotation: Degrees clockwise to turn the coded picture for display: 0, 90, 180 or 270.
         times: (frames,) presentation time of each shown frame in s on the container's clock (the
             audio's), strictly increasing.
-        coded: (frames,) where PyAV finds each shown frame: its timestamp in the stream's time base
-            or, where `keys` is empty, its rank among the frames decoded from the file's start.
-        keys: Ascending timestamps of the key frames, in the stream's time base: where PyAV may
+        pts: (frames,) where PyAV finds each shown frame: its timestamp in the stream's time base
+            or, where `keyframe_pts` is empty, its rank among the frames decoded from the file's start.
+        keyframe_pts: Ascending timestamps of the key frames, in the stream's time base: where PyAV may
             start decoding. Empty where timestamps do not identify the frames.
         fps: Mean frames/s of the shown frames; 0 for a picture.
-        lost: Frames that the container lists behind `times` but the file, cut short, no longer has.
+        truncated_frames: Frames that the container lists behind `times` but the file, cut short, no longer has.
         size: Bytes of the file.
         sha256: Hex digest of the file's content.
     """
@@ -96,18 +96,18 @@ class Video:
     height: int
     rotation: int
     times: NDArray[np.float64]
-    coded: NDArray[np.int64]
-    keys: NDArray[np.int64]
+    pts: NDArray[np.int64]
+    keyframe_pts: NDArray[np.int64]
     fps: float
-    lost: int
+    truncated_frames: int
     size: int
     sha256: str
 
     def __post_init__(self) -> None:
         if self.rotation not in (0, 90, 180, 270):
             raise ValueError(f"rotation must be 0, 90, 180 or 270 degrees, not {self.rotation}")
-        if not len(self.times) or self.times.shape != self.coded.shape:
-            raise ValueError("times and coded must be of the same length, at least 1")
+        if not len(self.times) or self.times.shape != self.pts.shape:
+            raise ValueError("times and pts must be of the same length, at least 1")
         if not (np.diff(self.times) > 0).all():
             raise ValueError("times must increase strictly")
 
@@ -118,7 +118,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Glance:
+class HeaderInfo:
     """What a file's header says, which may be wrong: for estimates before it is read.
 
     Attributes:
@@ -135,11 +135,11 @@ class _Index:
     """What identifies the shown frames; fields as in `Video`."""
 
     times: NDArray[np.float64]
-    coded: NDArray[np.int64]
-    keys: NDArray[np.int64]
+    pts: NDArray[np.int64]
+    keyframe_pts: NDArray[np.int64]
     plain: bool  # whether every coded frame is shown, and no group of pictures is open
     damaged: bool  # whether the container says that packets are incomplete
-    lost: int
+    truncated_frames: int
     stated_fps: float
 
     @property
@@ -203,14 +203,14 @@ def spans_of(numbers: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
     }
 
 
-def glance(path: Path) -> Glance:
+def read_header(path: Path) -> HeaderInfo:
     """Read a file's header only.
 
     Raises:
         VideoError: it cannot be opened, or says nothing.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Glance(0.0, 1)
+        return HeaderInfo(0.0, 1)
     try:
         with readers.open_container(path) as (container, stream):
             rate = float(stream.average_rate or stream.guessed_rate or FALLBACK_FPS)
@@ -218,7 +218,7 @@ def glance(path: Path) -> Glance:
                 seconds = float(stream.duration * stream.time_base)
             else:
                 seconds = (container.duration or 0) / AV_TIME_BASE_HZ
-            return Glance(max(0.0, seconds), stream.frames or max(0, round(seconds * rate)))
+            return HeaderInfo(max(0.0, seconds), stream.frames or max(0, round(seconds * rate)))
     except readers.ReadError as error:
         raise VideoError(str(error)) from error
 
@@ -259,10 +259,10 @@ def probe(
         height=head.height,
         rotation=head.rotation,
         times=index.times,
-        coded=index.coded,
-        keys=index.keys,
+        pts=index.pts,
+        keyframe_pts=index.keyframe_pts,
         fps=index.fps,
-        lost=index.lost,
+        truncated_frames=index.truncated_frames,
         size=size,
         sha256=_sha256(path),
     )
@@ -301,10 +301,10 @@ def _probe_image(path: Path, name: str, size: int) -> Video:
         height=height,
         rotation=0,
         times=np.zeros(1),
-        coded=np.zeros(1, np.int64),
-        keys=np.zeros(0, np.int64),
+        pts=np.zeros(1, np.int64),
+        keyframe_pts=np.zeros(0, np.int64),
         fps=0.0,
-        lost=0,
+        truncated_frames=0,
         size=size,
         sha256=_sha256(path),
     )
@@ -366,7 +366,7 @@ def _head(container: InputContainer, stream: VideoStream) -> _Head | None:
 
 def _agree(index: _Index, head: _Head) -> bool:
     """Whether the decoder's first frames are those that the packets promise."""
-    expected = index.coded.tolist()
+    expected = index.pts.tolist()
     if not head.damaged:
         return bool(head.stamps == expected[: len(head.stamps)])
     return head.stamps == [stamp for stamp in expected if stamp in head.stamps]
@@ -402,11 +402,11 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> _Index 
     listed = stream.frames if "mp4" in container.format.name else 0
     return _Index(
         times=times,
-        coded=coded,
-        keys=np.sort(pts[key]),
+        pts=coded,
+        keyframe_pts=np.sort(pts[key]),
         plain=bool(shown.all() and not leading.any()),
         damaged=bool(damaged.any()),
-        lost=max(0, listed - len(pts)),
+        truncated_frames=max(0, listed - len(pts)),
         stated_fps=rate,
     )
 
@@ -430,11 +430,11 @@ def _index_by_decoding(
         times = np.arange(count) / rate
     return _Index(
         times=times,
-        coded=np.arange(count),
-        keys=np.zeros(0, np.int64),
+        pts=np.arange(count),
+        keyframe_pts=np.zeros(0, np.int64),
         plain=False,
         damaged=False,
-        lost=0,
+        truncated_frames=0,
         stated_fps=rate,
     )
 
@@ -458,7 +458,7 @@ def _decord_reads(by_pyav: Video, index: _Index, head: _Head) -> bool:
     if not index.plain or index.damaged or head.untagged_hd:
         return False
     # The first frame, and those at and behind a seek to the middle.
-    middle = int(np.searchsorted(by_pyav.coded, by_pyav.keys[len(by_pyav.keys) // 2]))
+    middle = int(np.searchsorted(by_pyav.pts, by_pyav.keyframe_pts[len(by_pyav.keyframe_pts) // 2]))
     numbers = np.unique(np.minimum([0, middle, middle + 1], by_pyav.frames - 1))
     try:
         with (
@@ -466,9 +466,9 @@ def _decord_reads(by_pyav: Video, index: _Index, head: _Head) -> bool:
             closing(readers.PyAVReader(by_pyav)) as pyav,
         ):
             return decord.count() == by_pyav.frames and not any(
-                _differ(decord.picture(number), ours)
+                _differ(decord.frame(number), ours)
                 for number in map(int, numbers)
-                if (ours := pyav.picture(number)) is not None
+                if (ours := pyav.frame(number)) is not None
             )
     except readers.ReadError:
         return False

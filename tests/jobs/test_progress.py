@@ -32,10 +32,10 @@ def video(file: InputFile) -> Video:
         height=48,
         rotation=0,
         times=np.arange(100) / 25,
-        coded=np.arange(100),
-        keys=np.zeros(1, np.int64),
+        pts=np.arange(100),
+        keyframe_pts=np.zeros(1, np.int64),
         fps=25.0,
-        lost=0,
+        truncated_frames=0,
         size=1000,
         sha256="",
     )

@@ -355,7 +355,7 @@ def test_a_decoder_that_dies_once_costs_nothing(
 
 POISON = """
 import os, signal
-from pipeline import readers
+from emopipe.pipeline.media import readers
 
 opened = readers.open_reader
 
@@ -363,12 +363,12 @@ def open_reader(video, *arguments):
     reader = opened(video, *arguments)
     if video.name != "a.mp4":
         return reader
-    picture = reader.picture
+    decode = reader.frame
     def poisoned(number):
         if 20 <= number < 30:
             os.kill(os.getpid(), signal.SIGKILL)
-        return picture(number)
-    reader.picture = poisoned
+        return decode(number)
+    reader.frame = poisoned
     return reader
 
 readers.open_reader = open_reader

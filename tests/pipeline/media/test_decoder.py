@@ -46,8 +46,8 @@ def collect(
     wanted = np.arange(video.frames) if numbers is None else numbers
     found = {}
     for frames in decoder.frames(video, wanted):
-        np.testing.assert_array_equal(frames.times, video.times[frames.numbers])
-        found.update(zip(frames.numbers.tolist(), frames.images.copy(), strict=True))
+        np.testing.assert_array_equal(frames.times, video.times[frames.frame_indices])
+        found.update(zip(frames.frame_indices.tolist(), frames.images.copy(), strict=True))
     return found
 
 
@@ -148,7 +148,7 @@ def test_a_killed_child_is_a_crash_and_the_next_video_works(made: Made, long_cli
         os.kill(decoder.pid, signal.SIGKILL)
         with pytest.raises(DecodeError, match=r"crashed on .*long\.mp4 \(SIGKILL\)") as caught:
             for later in frames:
-                assert later.numbers[0] > first.numbers[-1]
+                assert later.frame_indices[0] > first.frame_indices[-1]
         assert caught.value.kind == "crash"
         assert len(collect(decoder, decoder.probe(made("h264.mp4"), "h264.mp4"))) == 60
 
@@ -180,7 +180,7 @@ def test_a_child_that_outgrows_its_memory_is_replaced_between_frames(
         found = {}
         for frames in decoder.frames(video, np.arange(0, 40)):
             pids.add(decoder.pid)
-            found.update(zip(frames.numbers.tolist(), frames.images.copy(), strict=True))
+            found.update(zip(frames.frame_indices.tolist(), frames.images.copy(), strict=True))
     assert len(pids) > 2
     assert list(found) == list(range(40))
     assert_shown(found, shown_frames(long_clip, video.height, video.width))
@@ -219,7 +219,7 @@ def test_decord_stops_at_damage_and_pyav_goes_on(
     found: dict[int, NDArray[np.uint8]] = {}
     with pytest.raises(DecodeError, match=r"damaged frame in .*damaged\.mp4") as caught:
         for frames in decoder.frames(by_decord, np.arange(60)):
-            found.update(zip(frames.numbers.tolist(), frames.images.copy(), strict=True))
+            found.update(zip(frames.frame_indices.tolist(), frames.images.copy(), strict=True))
     assert caught.value.kind == "corrupt"
     assert_shown(found, shown)
 

@@ -43,7 +43,7 @@ READ_BY_PYAV = [
 
 def pictures(video: Video) -> NDArray[np.uint8]:
     with closing(open_reader(video)) as reader:
-        found = [reader.picture(number) for number in range(video.frames)]
+        found = [reader.frame(number) for number in range(video.frames)]
     assert all(picture is not None for picture in found)
     return np.stack([picture for picture in found if picture is not None])
 
@@ -139,10 +139,10 @@ def test_a_truncated_mp4_gives_its_good_frames(made: Made, tmp_path: Path) -> No
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 6 // 10])
     video = probe(path, "cut.mp4")
-    assert video.frames + video.lost == 60
+    assert video.frames + video.truncated_frames == 60
     shown = shown_frames(made("h264.mp4"), video.height, video.width)
     with closing(open_reader(video, threads=2)) as reader:
-        found = {n: reader.picture(n) for n in range(video.frames)}
+        found = {n: reader.frame(n) for n in range(video.frames)}
     good = {n: picture for n, picture in found.items() if picture is not None}
     assert len(good) >= video.frames - 1 > 20
     for number, picture in good.items():
@@ -258,10 +258,10 @@ def video_of(times: NDArray[np.float64]) -> Video:
         height=16,
         rotation=0,
         times=times,
-        coded=np.arange(len(times)),
-        keys=np.zeros(1, np.int64),
+        pts=np.arange(len(times)),
+        keyframe_pts=np.zeros(1, np.int64),
         fps=25.0,
-        lost=0,
+        truncated_frames=0,
         size=1,
         sha256="",
     )
