@@ -12,11 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from emopipe.emonet.checkpoint import CropSpec
 from emopipe.emonet.data.fer2013 import class_named
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.evaluation import Said, of_crops
+from emopipe.emonet.evaluation import Prediction, of_crops
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.faces.align import crop_boxes, cut
-from emopipe.pipeline.faces.detectors import BoxToLandmarks, Detector, Faces, load_detector
+from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, Faces
+from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.settings import DEFAULT_DETECTOR
 from emopipe.pipeline.table.results import Results
 
@@ -99,7 +100,7 @@ def read_pictures(path: Path, root: Path | None = None) -> LabelledPictures:
 
 def predict_pictures(
     predictor: Predictor, pictures: LabelledPictures, *, mirror: bool
-) -> tuple[NDArray[np.int64], Said, tuple[str, ...]]:
+) -> tuple[NDArray[np.int64], Prediction, tuple[str, ...]]:
     """Predict from labelled pictures, each cropped as the checkpoint wants it.
 
     The crop is laid around the landmarks, else around the given box (taken for that of the default
@@ -119,14 +120,14 @@ def predict_pictures(
     """
     checkpoint = predictor.checkpoint
     cutter = _Cutter(pictures, checkpoint.crop, checkpoint.input_size)
-    parts: list[Said] = []
+    parts: list[Prediction] = []
     done: list[int] = []
     for indices, crops in _batches(cutter, len(pictures.paths)):
         done += indices
         parts.append(of_crops(predictor, crops, mirror=mirror))
     if not parts:
         raise AnnotationError(f"no picture could be used: {'; '.join(cutter.problems[:_SHOWN])}")
-    said = Said(
+    said = Prediction(
         probabilities=np.concatenate([part.probabilities for part in parts]),
         valence=np.concatenate([part.valence for part in parts]),
         arousal=np.concatenate([part.arousal for part in parts]),

@@ -12,7 +12,7 @@ import torch
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.estimate import Plan
-from emopipe.pipeline.faces.detectors import Selection
+from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.inputs import InputFile, Inputs, find_inputs
 from emopipe.pipeline.media.decoder import DecodeError
 from emopipe.pipeline.media.video import Video, VideoError, spans_of

@@ -11,7 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 from emopipe.emonet.checkpoint import CropSpec
 from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
-from emopipe.pipeline.faces.detectors import Faces, load_detector, select
+from emopipe.pipeline.faces.base import Faces
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.video import Video

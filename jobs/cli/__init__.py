@@ -272,7 +272,7 @@ def analyze(
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from emopipe.pipeline.faces.detectors import Selection, parse_roi
+    from emopipe.pipeline.faces.selection import Selection, parse_roi
 
     roi, classes = options.pop("roi"), options.pop("classes")
     selection = Selection(

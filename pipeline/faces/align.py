@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emopipe.pipeline.faces.detectors import BoxToLandmarks, Faces
+from emopipe.pipeline.faces.base import BoxToLandmarks, Faces
 
 if TYPE_CHECKING:
     from emopipe.emonet.checkpoint import CropSpec

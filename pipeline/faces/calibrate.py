@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from emopipe.emonet.data.landmarks68 import Sample, read_samples
 from emopipe.emonet.errors import EmopipeError
-from emopipe.pipeline.faces.detectors import DETECTORS, BoxToLandmarks, Detector, load_detector
+from emopipe.pipeline.faces.base import BoxToLandmarks, Detector
+from emopipe.pipeline.faces.detectors import DETECTORS, load_detector
 
 PADDING = 0.5
 """Border put around each picture, in units of its side: such crops are tighter than frames are."""

@@ -16,7 +16,8 @@ import numpy as np
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.predictor import FACES_PER_BATCH, Predictor
 from emopipe.pipeline.faces.align import crop_boxes, cut
-from emopipe.pipeline.faces.detectors import Selection, load_detector, select
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.faces.selection import Selection, select
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.local import run
 from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Settings

@@ -27,7 +27,7 @@ from emopipe.emonet.checkpoint import random_weights, save
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.jobs.cli import main
 from emopipe.pipeline import local
-from emopipe.pipeline.faces.detectors import Selection
+from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.results import Results, read_results
 

@@ -13,7 +13,8 @@ from real_frames import clip_frames
 
 from emopipe.emonet.checkpoint import PUBLISHED_CROP, CropSpec
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_crop, to_frame
-from emopipe.pipeline.faces.detectors import BoxToLandmarks, Faces, load_detector
+from emopipe.pipeline.faces.base import BoxToLandmarks, Faces
+from emopipe.pipeline.faces.detectors import load_detector
 
 NO_SHIFT = BoxToLandmarks((0.0, 0.0), 1.0)
 

@@ -1,4 +1,4 @@
-"""Detectors find the faces of real clips and nothing else; the selection does what it says."""
+"""Detectors find the faces of real clips and nothing else."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,26 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from real_frames import clip_frames, picture
 
 from emopipe.emonet.registry import MissingWeightsError
-from emopipe.pipeline.faces.detectors import (
-    DETECTORS,
-    BoxToLandmarks,
-    Detector,
-    DetectorError,
-    Faces,
-    Selection,
-    SelectionError,
-    _Found,
-    _Resizing,
-    load_detector,
-    parse_roi,
-    select,
-)
+from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
+from emopipe.pipeline.faces.detectors import DETECTORS, _ResizingDetector, load_detector
+from emopipe.pipeline.faces.networks import Detections
 
 CUT = 0.15  # of a face, beyond the frame's edge
 PERSON_GONE = 72
@@ -199,11 +186,13 @@ def test_sfd_runs_from_a_file_of_its_weights(tmp_path: Path) -> None:
 
 
 def test_boxes_that_are_none_are_dropped_and_the_rest_sorted() -> None:
-    def network(_picture: NDArray[np.uint8]) -> _Found:
+    def network(_picture: NDArray[np.uint8]) -> Detections:
         boxes = [[1, 1, 5, 5], [np.nan, 0, 4, 4], [0, 0, np.inf, 4], [3, 3, 3, 9], [2, 2, 9, 9]]
-        return _Found(np.array(boxes), np.array([0.5, 0.9, 0.8, 0.7, 1.0001]), np.zeros((5, 5, 2)))
+        return Detections(
+            np.array(boxes), np.array([0.5, 0.9, 0.8, 0.7, 1.0001]), np.zeros((5, 5, 2))
+        )
 
-    detector = _Resizing("faulty", BoxToLandmarks((0, 0), 1), network, 160, 640)
+    detector = _ResizingDetector("faulty", BoxToLandmarks((0, 0), 1), network, 160, 640)
     (faces,) = detector.detect([np.zeros((160, 160, 3), np.uint8)])
     np.testing.assert_array_equal(faces.boxes, [[2, 2, 9, 9], [1, 1, 5, 5]])
     np.testing.assert_array_equal(faces.scores, [1, 0.5])
@@ -273,7 +262,10 @@ def test_a_higher_least_score_leaves_the_other_faces_as_they_were(shared: Path) 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"min_score": 1.5}, "--min-score"), ({"long_side": 20}, "long side of 20 px")],
+    [
+        ({"min_score": 1.5}, "`min_score` is from 0 to 1, not 1.5"),
+        ({"long_side": 20}, "long side of 20 px"),
+    ],
 )
 def test_detector_options_out_of_range_are_refused(
     options: dict[str, float], sentence: str
@@ -287,89 +279,3 @@ def test_threads_are_those_asked_for() -> None:
     for threads in (1, 2):
         load_detector("centerface", threads=threads)
         assert cv2.getNumThreads() == threads
-
-
-@pytest.mark.parametrize(
-    ("boxes", "scores", "points"),
-    [
-        ([[0, 0, 1, 1]], [0.5, 0.4], None),
-        ([[0, 0, 0, 1]], [0.5], None),
-        ([[0, 0, np.nan, 1]], [0.5], None),
-        ([[0, 0, 1, 1], [0, 0, 2, 2]], [0.4, 0.5], None),
-        ([[0, 0, 1, 1]], [0.5], np.zeros((1, 6, 2))),
-    ],
-)
-def test_faces_that_do_not_fit_together_are_refused(
-    boxes: list[list[float]], scores: list[float], points: NDArray[np.float32] | None
-) -> None:
-    with pytest.raises(ValueError, match=r"box|scores|points"):
-        Faces(np.array(boxes, np.float32), np.array(scores, np.float32), points)
-
-
-def some_faces() -> st.SearchStrategy[Faces]:
-    corner, extent = st.floats(0, 500, width=16), st.floats(1, 200, width=16)
-    face = st.tuples(corner, corner, extent, extent, st.floats(0, 1, width=32))
-    return st.lists(face, max_size=8).map(_faces_of)
-
-
-def _faces_of(rows: list[tuple[float, ...]]) -> Faces:
-    table = np.array(rows, np.float32).reshape(-1, 5)
-    table = table[np.argsort(-table[:, 4], kind="stable")]
-    points = np.repeat(table[:, None, :2], 5, axis=1)
-    return Faces(np.hstack([table[:, :2], table[:, :2] + table[:, 2:4]]), table[:, 4], points)
-
-
-@given(
-    faces=some_faces(),
-    min_score=st.none() | st.floats(0, 1),
-    min_size=st.floats(0, 200),
-    most=st.none() | st.integers(1, 4),
-    wanted=st.sampled_from(["all", "largest"]),
-)
-def test_a_selection_keeps_what_it_promises_in_order(
-    faces: Faces, min_score: float | None, min_size: float, most: int | None, wanted: str
-) -> None:
-    roi = (100.0, 100.0, 400.0, 400.0)
-    chosen = select(faces, Selection(min_score, min_size, most, wanted, roi))  # type: ignore[arg-type]
-    fit = [
-        i
-        for i, (x1, y1, x2, y2) in enumerate(faces.boxes)
-        if faces.sides[i] >= min_size
-        and (min_score is None or faces.scores[i] >= min_score)
-        and 100 <= (x1 + x2) / 2 < 400
-        and 100 <= (y1 + y2) / 2 < 400
-    ]
-    if wanted == "largest":
-        assert len(chosen) == min(1, len(fit))
-        assert all(chosen.sides[0] >= faces.sides[i] for i in fit)
-    else:
-        np.testing.assert_array_equal(chosen.boxes, faces[np.array(fit[:most], np.intp)].boxes)
-    assert chosen.points is not None
-    np.testing.assert_array_equal(chosen.points[:, 0], chosen.boxes[:, :2])
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"min_score": -0.1}, "--min-score is between 0 and 1"),
-        ({"min_score": float("nan")}, "--min-score is between 0 and 1"),
-        ({"min_size": -1}, "--min-size"),
-        ({"max_faces": 0}, "--max-faces"),
-        ({"faces": "biggest"}, "--faces is largest or all, not 'biggest'"),
-        ({"roi": (10, 0, 10, 5)}, "--roi 10,0,10,5 is empty"),
-        ({"roi": (0, 0, float("nan"), 5)}, "--roi"),
-    ],
-)
-def test_a_selection_that_cannot_be_is_refused(options: dict[str, object], sentence: str) -> None:
-    with pytest.raises(SelectionError, match=sentence):
-        Selection(**options)  # type: ignore[arg-type]
-
-
-def test_a_region_of_interest_is_read() -> None:
-    assert parse_roi("0, 0,320.5,360") == (0, 0, 320.5, 360)
-
-
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1 2 3 4"])
-def test_a_region_of_interest_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(SelectionError, match="--roi is four numbers"):
-        parse_roi(text)
