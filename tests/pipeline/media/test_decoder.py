@@ -116,7 +116,7 @@ def test_random_access_equals_reading_in_order(
 def test_numbers_must_be_the_videos_and_ascend(decoder: Decoder, made: Made) -> None:
     video = decoder.probe(made("h264.mp4"), "h264.mp4")
     for numbers in ([60], [-1], [3, 2], [4, 4]):
-        with pytest.raises(ValueError, match="frame numbers must"):
+        with pytest.raises(ValueError, match="`frame_indices` must"):
             decoder.frames(video, np.array(numbers))
     assert list(decoder.frames(video, np.array([], np.int64))) == []
 
@@ -135,7 +135,7 @@ def test_a_video_can_be_left_midway(decoder: Decoder, made: Made, long_clip: Pat
 
 def test_an_unreadable_file_is_a_video_error(decoder: Decoder, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("text " * 100)
-    with pytest.raises(VideoError, match="is no video"):
+    with pytest.raises(VideoError, match="is not a video"):
         decoder.probe(tmp_path / "text.mp4", "text.mp4")
 
 

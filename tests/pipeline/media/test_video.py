@@ -12,8 +12,10 @@ from made_clips import BT709, UNTAGGED, ffmpeg, make_flat, shown_frames, waves
 from numpy.typing import NDArray
 from PIL import Image
 
-from emopipe.pipeline.media.readers import open_reader
-from emopipe.pipeline.media.video import BACKENDS, Video, VideoError, probe, sample
+from emopipe.pipeline.media.index import probe
+from emopipe.pipeline.media.readers import BACKENDS, open_reader
+from emopipe.pipeline.media.sampling import sample
+from emopipe.pipeline.media.video import Video, VideoError
 
 Made = Callable[[str], Path]
 
@@ -177,7 +179,7 @@ def unreadable(made: Made, tmp_path: Path) -> Callable[[str], Path]:
     [
         ("missing", "does not exist"),
         ("empty", "is empty"),
-        ("text", "is no video"),
+        ("text", "is not a video"),
         ("audio", "has no video"),
         ("without_index", "without its index"),
         ("header_only", "no frame that can be decoded"),
@@ -237,7 +239,7 @@ def test_cmyk_grey_16_bit_and_animated_pictures_become_rgb(tmp_path: Path) -> No
 
 def test_a_broken_picture_gets_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(VideoError, match="no picture that Pillow can read"):
+    with pytest.raises(VideoError, match="not an image that Pillow can read"):
         probe(tmp_path / "text.jpg", "text.jpg")
 
 
@@ -304,9 +306,9 @@ def test_sampling_takes_the_first_frame_of_each_tick_once(gaps: list[float], fps
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"stride": 0}, "stride must be at least 1"),
-        ({"fps": 0.0}, "fps must be positive"),
-        ({"start": 2.0, "end": 1.0}, "must be after start"),
+        ({"stride": 0}, "`stride` must be at least 1"),
+        ({"fps": 0.0}, "`fps` must be positive"),
+        ({"start": 2.0, "end": 1.0}, "must be after `start`"),
     ],
 )
 def test_sampling_rejects_nonsense(options: dict[str, float], says: str) -> None:

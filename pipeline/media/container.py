@@ -1,0 +1,132 @@
+"""Opening a media file with PyAV, and its packets and frames past whatever is damaged."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from emopipe.emonet.errors import EmopipeError
+
+MAX_DEMUX_ERRORS = 100
+"""A demuxer that fails this often in a row does not recover."""
+
+UNTAGGED = 2
+"""Matrix coefficients "unspecified" of ISO/IEC 23091-2."""
+
+SD_WIDTH, SD_HEIGHT = 1279, 576
+"""Players assume BT.601 for untagged video up to this size, and BT.709 for larger video."""
+
+
+class ReadError(EmopipeError):
+    """A file cannot be opened, or its reader cannot continue."""
+
+
+class BackendError(ReadError):
+    """One backend cannot decode this video correctly; the text names the backend that may."""
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and its video stream, which ffmpeg's rules choose, and close them at the end.
+
+    Raises:
+        ReadError: libav cannot open the file, or it has no video.
+    """
+    container, stream = open_stream(path)
+    with container:
+        yield container, stream
+
+
+def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
+    """Do what `open_container` does, but leave closing to the caller."""
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise ReadError(_why_not_opened(path, error)) from error
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        container.close()
+        raise ReadError(f"{path} has no video, perhaps only sound. Leave it out.")
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
+        container.close()
+        raise ReadError(f"{path} holds video of a kind that PyAV cannot decode. Convert it first.")
+    return container, stream
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    if "moov" not in (boxes := _boxes(path)) and boxes[:1] == ["ftyp"]:
+        return (
+            f"{path} is an MP4 without its index (moov box): its recording or copying was cut "
+            f"short. Copy it again, or repair it with a tool such as untrunc."
+        )
+    reason = getattr(error, "strerror", None) or error
+    return (
+        f"{path} is not a video that PyAV can open ({reason}). Check that it is one and complete."
+    )
+
+
+def _boxes(path: Path) -> list[str]:
+    """Types of an MP4's top-level boxes (ISO/IEC 14496-12), up to the first that makes no sense."""
+    kinds = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        position = 0
+        while position + 8 <= size:
+            file.seek(position)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:  # a 64-bit length follows
+                length = int.from_bytes(file.read(8))
+            kinds.append(kind.decode("latin-1"))
+            if length < 8:  # 0 means to the end of the file; no other box is that short
+                break
+            position += length
+    return kinds
+
+
+def packets(
+    container: InputContainer, stream: VideoStream, *, flush: bool = False
+) -> Iterator[av.Packet[VideoStream]]:
+    """Read the stream's packets in decoding order, continuing after read errors.
+
+    Args:
+        container: An open file.
+        stream: Its video stream.
+        flush: End with the empty packet that makes the decoder return its delayed frames.
+    """
+    demuxed = container.demux(stream)
+    errors = 0
+    while errors < MAX_DEMUX_ERRORS:
+        try:
+            packet = next(demuxed)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            errors += 1
+            demuxed = container.demux(stream)
+            continue
+        errors = 0
+        if packet.size or flush:
+            yield packet
+
+
+def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+    """Decode everything, in the decoder's order; None stands for a packet that fails to decode."""
+    for packet in packets(container, stream, flush=True):
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            yield None
+
+
+def is_untagged_hd(frame: av.VideoFrame) -> bool:
+    """Whether a frame is of HD size but carries no colour matrix: players assume BT.709 then."""
+    is_hd = frame.width > SD_WIDTH or frame.height > SD_HEIGHT
+    return is_hd and frame.colorspace == UNTAGGED and not frame.format.is_rgb

@@ -1,0 +1,178 @@
+"""Decoding with PyAV: frames by index, past damage, found by timestamp or by counting."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
+from numpy.typing import NDArray
+
+from emopipe.pipeline.media.container import decode_all, is_untagged_hd, open_stream, packets
+from emopipe.pipeline.media.video import Video
+
+NAME = "pyav"
+DISTRIBUTION = "av"
+MODULE = "av"
+ADVICE = "needed: it decodes videos"
+
+SEEK_FRAMES = 32
+"""Seek only where that saves decoding at least this many frames: a seek costs some itself."""
+
+NOWHERE = -(2**63)
+"""A timestamp before all others: nothing has been decoded yet."""
+
+
+class PyAVReader:
+    """Frames by PyAV, continuing after damaged packets.
+
+    Where the video has key frames' timestamps, frames are found by timestamp; elsewhere by
+    counting the frames decoded from the file's start.
+    """
+
+    def __init__(
+        self, video: Video, threads: int = 1, alive: Callable[[], None] = lambda: None
+    ) -> None:
+        self._video = video
+        self._threads = threads
+        self._alive = alive
+        self._reformatter = VideoReformatter()
+        self._open()
+
+    def _open(self) -> None:
+        self._container, self._stream = open_stream(self._video.path)
+        if len(self._video.keyframe_pts) and self._threads > 1:
+            self._stream.thread_type = "AUTO"
+            self._stream.codec_context.thread_count = self._threads
+        self._restart()
+
+    def _restart(self) -> None:
+        """Decode from the container's current position."""
+        by_stamp = len(self._video.keyframe_pts) > 0
+        self._decoded = self._by_stamp() if by_stamp else self._by_count()
+        self._next: _DecodedFrame | None = None  # decoded, but not passed yet
+        self._passed = NOWHERE  # stamp of the last frame that was returned or skipped
+
+    def frame(self, index: int) -> NDArray[np.uint8] | None:
+        """See `Reader`."""
+        wanted = int(self._video.pts[index - self._video.first])
+        self._approach(wanted)
+        while (decoded := self._peek()) and decoded.stamp <= wanted:
+            self._passed, self._next = decoded.stamp, None
+            if decoded.stamp == wanted:
+                return self._display(decoded.frame)
+        return None
+
+    def _peek(self) -> _DecodedFrame | None:
+        if self._next is None:
+            self._next = next(self._decoded, None)
+            self._alive()
+        return self._next
+
+    def _approach(self, wanted: int) -> None:
+        """Seek, if needed, so that decoding from there soon reaches the wanted frame."""
+        if self._next and self._passed < wanted <= self._next.stamp:
+            return
+        keys = self._video.keyframe_pts
+        before = keys[: np.searchsorted(keys, wanted, side="right")]
+        if wanted > self._passed:
+            if not len(before):
+                return
+            if self._rank(before[-1]) - self._rank(self._passed) < SEEK_FRAMES:
+                return
+        # A demuxer may land after the key frame it is sent to: then try the one before.
+        for key in before[:-3:-1]:
+            with suppress(av.error.FFmpegError):
+                self._container.seek(int(key), stream=self._stream)
+                self._restart()
+                if (first := self._peek()) and first.stamp <= wanted:
+                    return
+        self.close()
+        self._open()
+
+    def _rank(self, stamp: int) -> int:
+        """How many frames are shown before this timestamp.
+
+        In a slice of a video the frames before it have no timestamps here: at most so many.
+        """
+        if stamp == NOWHERE:
+            return 0
+        return self._video.first + int(np.searchsorted(self._video.pts, stamp))
+
+    def _by_stamp(self) -> Iterator[_DecodedFrame]:
+        """Decode the undamaged frames, by timestamp.
+
+        A frame that is predicted from a damaged one is damaged too. So after a broken packet, and
+        where decoding starts, frames count as undamaged from the next key frame on.
+        """
+        good: set[int] = set()  # timestamps of packets whose frames will be undamaged
+        good_from: int | None = None  # None: no frame is until the next key frame
+        started = False
+        # With frame threads the error of a packet surfaces some packets later.
+        suspects: deque[int] = deque(maxlen=self._threads)
+        for packet in packets(self._container, self._stream, flush=True):
+            if packet.size and packet.pts is not None:
+                if packet.is_corrupt:
+                    good_from = None
+                    continue
+                if good_from is None and packet.is_keyframe:
+                    started, good_from = True, packet.pts
+                if not started:
+                    continue
+                suspects.append(packet.pts)
+                if good_from is not None and packet.pts >= good_from:
+                    good.add(packet.pts)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                good.difference_update(suspects)
+                good_from = None
+                continue
+            for frame in frames:
+                if frame.pts in good and not frame.is_corrupt:
+                    yield _DecodedFrame(frame.pts, frame)
+                good.discard(frame.pts)
+
+    def _by_count(self) -> Iterator[_DecodedFrame]:
+        frames = (frame for frame in decode_all(self._container, self._stream) if frame)
+        for rank, frame in enumerate(frames):
+            if not frame.is_corrupt:
+                yield _DecodedFrame(rank, frame)
+
+    def _display(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        width, height = self._video.width, self._video.height
+        if self._video.rotation in (90, 270):
+            width, height = height, width
+        rgb = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgb24",
+            src_colorspace=Colorspace.ITU709 if is_untagged_hd(frame) else None,
+            threads=self._threads,
+        ).to_ndarray()
+        return np.rot90(rgb, -self._video.rotation // 90).astype(np.uint8, copy=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+
+@dataclass(frozen=True)
+class _DecodedFrame:
+    """A decoded frame and its entry in `Video.pts`: a timestamp or a rank."""
+
+    stamp: int
+    frame: av.VideoFrame
+
+
+open_reader = PyAVReader
+
+
+def check(video: Video, alive: Callable[[], None]) -> None:
+    """Accept every video: its index was made with PyAV."""

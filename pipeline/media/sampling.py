@@ -1,0 +1,69 @@
+"""Which frames of a video are analyzed, and how they are grouped into spans."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emopipe.pipeline.media.video import Video
+
+SPAN_FRAMES = 128
+"""Sampled frames of a span: the unit of batching, of parts of the output and of resuming."""
+
+TICK_TOLERANCE_S = 1e-3
+"""Matroska rounds times to whole ms: a frame this little before a tick still belongs to it."""
+
+
+def sample(
+    video: Video,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> NDArray[np.int64]:
+    """Choose the frames to analyze.
+
+    Args:
+        video: A probed video.
+        stride: Take every stride-th frame between `start` and `end`.
+        fps: Instead: for each of this many ticks a second, counted from the first frame between
+            `start` and `end`, take the first frame that is not before the tick; a frame that
+            serves two ticks is taken once. The caller makes sure that only one of `stride` and
+            `fps` is given.
+        start: Seconds on the clock of `video.times`: frames from there on. None: from the first.
+        end: Seconds on the same clock: frames before it. None: to the last.
+
+    Returns:
+        (n,) frame indices, ascending; empty where there is no frame between `start` and `end`.
+
+    Raises:
+        ValueError: `stride` is less than 1, `fps` is not positive, or `end` is not after `start`.
+    """
+    if stride < 1:
+        raise ValueError(f"`stride` must be at least 1, not {stride}")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"`fps` must be positive, not {fps}")
+    if start is not None and end is not None and end <= start:
+        raise ValueError(f"`end` ({end} s) must be after `start` ({start} s)")
+    first = 0 if start is None else int(np.searchsorted(video.times, start))
+    stop = video.frames if end is None else int(np.searchsorted(video.times, end))
+    if fps is None or first >= stop:
+        return video.first + np.arange(first, stop, stride, dtype=np.int64)
+    times = video.times[first:stop]
+    ticks_passed = np.floor((times - times[0] + TICK_TOLERANCE_S) * fps)
+    taken = np.flatnonzero(np.diff(ticks_passed, prepend=-1.0) > 0).astype(np.int64)
+    return video.first + first + taken
+
+
+def spans_of(frame_indices: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Divide a video's sampled frames into spans.
+
+    Args:
+        frame_indices: (n,) ascending.
+
+    Returns:
+        Span index to its frame indices.
+    """
+    return {
+        span: frame_indices[start : start + SPAN_FRAMES]
+        for span, start in enumerate(range(0, len(frame_indices), SPAN_FRAMES))
+    }
