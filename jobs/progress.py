@@ -1,47 +1,54 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it works: a bar on a terminal, plain lines elsewhere."""
 
 import threading
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emopipe.pipeline.estimate import Plan
+from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.run import Observer
+from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.table.results import VideoRecord
 
-STILL_S = 60.0
-"""After so long without a finished span the watchdog says what the run waits for."""
+STALLED_S = 60.0
+"""After this long without a finished span the watchdog names what the run waits for."""
 
 LINE_INTERVAL_S = 10.0
-"""How often a plain line is printed at most, where there is no terminal."""
+"""Least time between plain lines where there is no terminal."""
 
 
-class PlanOnlyError(Exception):
-    """A dry run has said what it would do.
+class DryRunError(Exception):
+    """Ends a dry run once its work is estimated.
 
     Attributes:
-        ahead: that.
+        estimate: the estimate.
     """
 
-    def __init__(self, ahead: Plan) -> None:
-        super().__init__(str(ahead))
-        self.ahead = ahead
+    def __init__(self, estimate: Estimate) -> None:
+        super().__init__(str(estimate))
+        self.estimate = estimate
 
 
-class RunProgress(Observer):
-    """Shows videos, frames, faces a second and the time left. A context manager.
+class RunProgress(ProgressCallback):
+    """Shows videos, frames, faces per second and the time left. A context manager.
 
-    The share done goes by the inputs' bytes: their frames are known only once each is opened.
+    Progress is measured in bytes of the inputs: their frames are known only once they are opened.
 
     Args:
-        console: where to; a terminal gets a bar, anything else lines.
-        quiet: count, but show only what goes wrong.
-        dry_run: end the run with `PlanOnlyError` where it would begin.
-        still_s: after so long without a finished span say what the run waits for.
+        console: a terminal shows a bar, anything else plain lines.
+        quiet: print errors only.
+        dry_run: end the run with `DryRunError` before the first video.
+        stalled_s: after this long without a finished span, print what the run waits for.
+        wording: rewrites every printed message; the command line names its options so.
+
+    Attributes:
+        frames: frames finished by this run.
+        faces: faces found by this run.
+        wording: see above.
     """
 
     def __init__(
@@ -49,34 +56,36 @@ class RunProgress(Observer):
         console: Console,
         quiet: bool = False,
         dry_run: bool = False,
-        still_s: float = STILL_S,
+        stalled_s: float = STALLED_S,
+        wording: Callable[[str], str] = str,
     ) -> None:
         self.frames = 0
         self.faces = 0
+        self.wording = wording
         self._console = console
         self._quiet = quiet
         self._dry_run = dry_run
-        self._still_s = still_s
-        self._began = self._line_at = time.monotonic()
+        self._stalled_s = stalled_s
+        self._started = self._line_at = self._moved_at = time.monotonic()
+        self._phases: list[str] = []
         self._videos = self._done = 0
         self._bytes: dict[str, int] = {}
         self._bytes_all = 0
         self._bytes_done = 0.0
         self._shares: dict[str, float] = {}
-        self._wanted: dict[str, int] = {}
-        self._moved = self._began
+        self._sampled: dict[str, int] = {}
         self._ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[percent]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=1.0)
+        self._task = self._bar.add_task("", total=None, percent="")
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
@@ -90,41 +99,54 @@ class RunProgress(Observer):
 
     @property
     def seconds(self) -> float:
-        """How long the run has gone on."""
-        return time.monotonic() - self._began
+        """Wall time of the run so far, loading of models and the start of Ray included."""
+        return time.monotonic() - self._started
 
-    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
-        """Name the inputs passed over, and say what there is to do."""
+    def on_phase(self, text: str) -> None:
+        """Show a phase before the first frame: in the bar, or once as a plain line."""
+        self._moved_at = time.monotonic()
+        known = text in self._phases
+        self._phases.append(text)
+        self._bar.update(self._task, description=text)
+        if not known and not self._console.is_terminal:
+            self.say(text)
+
+    def on_message(self, text: str) -> None:
+        """Print a line."""
+        self.say(text)
+
+    def on_start(self, inputs: Inputs, done: int, estimate: Estimate) -> None:
+        """Print which files are skipped, what is done already and what is left to do."""
         self._bytes = {file.name: file.bytes for file in inputs.files}
         self._bytes_all = sum(self._bytes.values())
         self._videos, self._done = len(inputs.files), done
+        self._moved_at = time.monotonic()
         for skipped in inputs.skipped:
             self.say(skipped.reason)
         if done:
             self.say(f"{done} of {self._videos} inputs were done by an earlier run")
-        if ahead.inputs:
-            self.say(str(ahead))
+        if estimate.inputs:
+            self.say(str(estimate))
         if self._dry_run:
-            raise PlanOnlyError(ahead)
-        self._began = self._line_at = self._moved = time.monotonic()
+            raise DryRunError(estimate)
 
-    def video_begun(self, video: Video, frames: int, done: int) -> None:
-        """Take the video's number of sampled frames."""
-        self._wanted[video.name] = max(1, frames)
-        self._credit(video.name, done / self._wanted[video.name])
+    def on_video_start(self, video: Video, frames: int, done: int) -> None:
+        """Note the video's number of sampled frames."""
+        self._sampled[video.name] = max(1, frames)
+        self._advance(video.name, done / self._sampled[video.name])
 
-    def span_done(self, video: Video, frames: int, faces: int) -> None:
+    def on_span(self, video: Video, frames: int, faces: int) -> None:
         """Count."""
         self.frames += frames
         self.faces += faces
-        self._credit(video.name, self._shares[video.name] + frames / self._wanted[video.name])
+        self._advance(video.name, self._shares[video.name] + frames / self._sampled[video.name])
 
-    def video_done(self, file: InputFile, record: VideoRecord) -> None:
-        """Count, and say what went wrong if anything did."""
+    def on_video_end(self, file: InputFile, record: VideoRecord) -> None:
+        """Count, and print what went wrong."""
         self._done += 1
         if record.status != "ok":
             self.warn(f"{record.status}: {file.name}: {record.error}")
-        self._credit(file.name, 1.0)
+        self._advance(file.name, 1.0)
 
     def say(self, line: str) -> None:
         """Print a line above the bar, unless quiet."""
@@ -132,12 +154,12 @@ class RunProgress(Observer):
             self.warn(line)
 
     def warn(self, line: str) -> None:
-        """Print a line above the bar even if quiet: something went wrong."""
-        self._console.print(escape(line), highlight=False, soft_wrap=True)
+        """Print a line above the bar, even if quiet."""
+        self._console.print(escape(self.wording(line)), highlight=False, soft_wrap=True)
 
-    def _credit(self, name: str, share: float) -> None:
-        """Take a video as done to that share, and show where the run stands."""
-        self._moved = time.monotonic()
+    def _advance(self, name: str, share: float) -> None:
+        """Set the share of a video that is done, and show the run's progress."""
+        self._moved_at = time.monotonic()
         self._bytes_done += self._bytes[name] * (share - self._shares.get(name, 0.0))
         self._shares[name] = share
         done = self._bytes_done / max(1, self._bytes_all)
@@ -145,21 +167,27 @@ class RunProgress(Observer):
             f"{self._done}/{self._videos} videos · {self.frames:,} frames · "
             f"{self.faces / max(self.seconds, 1e-9):.0f} faces/s"
         )
-        self._bar.update(self._task, completed=done, description=state)
+        percent = f"{100 * done:.0f} %"
+        self._bar.update(
+            self._task, completed=done, total=1.0, description=state, percent=f"{percent:>5}"
+        )
         due = time.monotonic() - self._line_at >= LINE_INTERVAL_S
         if due and not self._console.is_terminal:
             self._line_at = time.monotonic()
-            self.say(f"{state} · {100 * done:.0f} %")
+            self.say(f"{state} · {percent}")
 
     def _watch(self) -> None:
-        """Say so when nothing has moved for a while, and what the run waits for."""
-        said = self._moved
+        """Print what the run waits for, whenever nothing has moved for a while."""
+        printed_at = self._moved_at
         while not self._ended.wait(1.0):
             now = time.monotonic()
-            if now - max(said, self._moved) >= self._still_s:
-                said = now
-                waiting = [name for name, share in list(self._shares.items()) if share < 1]
+            if now - max(printed_at, self._moved_at) >= self._stalled_s:
+                printed_at = now
                 self.say(
-                    f"nothing has moved for {now - self._moved:.0f} s; waiting for "
-                    f"{', '.join(waiting) or 'the first frames'}"
+                    f"no progress for {now - self._moved_at:.0f} s; waiting for {self._pending()}"
                 )
+
+    def _pending(self) -> str:
+        """Name the videos begun and not finished; before the first, the phase."""
+        videos = [name for name, share in list(self._shares.items()) if share < 1]
+        return ", ".join(videos or self._phases[-1:]) or "the first frames"

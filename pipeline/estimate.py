@@ -1,4 +1,4 @@
-"""What a run is going to do, told from the headers of its inputs before it begins."""
+"""How much work a run is, estimated from the headers of its inputs before it begins."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,15 +15,15 @@ BYTES_PER_ROW = {"float32": 600, "float16": 370, "none": 140}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An estimate of a run's work. Headers may be wrong, and each frame is taken to show one face.
+class Estimate:
+    """An estimate of a run's work: headers may be wrong, and one face a frame is assumed.
 
     Attributes:
-        inputs: how many there are to do.
-        unreadable: how many of them have no readable header.
-        seconds: their duration, the stretch that is looked at.
-        frames: frames to be looked at.
-        bytes: of the results.
+        inputs: number of inputs to analyze.
+        unreadable: number of them without a readable header.
+        seconds: their duration between the settings' start and end.
+        frames: frames to be sampled.
+        bytes: size of the results.
     """
 
     inputs: int
@@ -38,31 +38,31 @@ class Plan:
         return (
             f"{self.inputs:,} input{plural}{unreadable}, "
             f"{timedelta(seconds=round(self.seconds))} long: about {self.frames:,} frames "
-            f"to look at, some {decimal(self.bytes)} of results"
+            f"to analyze, about {decimal(self.bytes)} of results"
         )
 
 
-def plan(files: list[InputFile], settings: Settings) -> Plan:
+def estimate(files: list[InputFile], settings: Settings) -> Estimate:
     """Read the headers of inputs and estimate the work."""
-    headers = []
+    sampled = []
     with Decoder() as decoder:
         for file in files:
             try:
-                headers.append(_stretch(decoder.read_header(file.path), settings))
+                sampled.append(_sampled(decoder.read_header(file.path), settings))
             except (VideoError, DecodeError):
                 continue
-    frames = sum(one.frames for one in headers)
-    return Plan(
+    frames = sum(one.frames for one in sampled)
+    return Estimate(
         inputs=len(files),
-        unreadable=len(files) - len(headers),
-        seconds=sum(one.seconds for one in headers),
+        unreadable=len(files) - len(sampled),
+        seconds=sum(one.seconds for one in sampled),
         frames=frames,
         bytes=frames * BYTES_PER_ROW[settings.landmarks],
     )
 
 
-def _stretch(whole: HeaderInfo, settings: Settings) -> HeaderInfo:
-    """Return what is looked at of a file: the stretch's seconds, the sampled frames."""
+def _sampled(whole: HeaderInfo, settings: Settings) -> HeaderInfo:
+    """Reduce a file to the settings' stretch of time and its sampled frames."""
     if not whole.seconds:
         return whole
     end = min(whole.seconds, settings.end or whole.seconds)

@@ -1,4 +1,4 @@
-"""All that a user can choose of an analysis, checked where it is made."""
+"""The settings of an analysis: declared once, for Python and for the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.fields import check_settings, documented, setting
 from emopipe.emonet.files import sha256_of
 from emopipe.pipeline.faces.align import CropMode
-from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, Selection, weights_files
-from emopipe.pipeline.media.video import BACKENDS, DEFAULT_BACKEND, Video, sample
+from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, weights_files
+from emopipe.pipeline.faces.selection import Selection
+from emopipe.pipeline.media.readers import BACKENDS, DEFAULT_BACKEND
+from emopipe.pipeline.media.sampling import sample
+from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table.results import LANDMARK_TYPES
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
@@ -27,90 +31,115 @@ if TYPE_CHECKING:  # the command line shows its help without PyTorch, which take
 DEFAULT_MODEL = "emonet-lite"
 DEFAULT_DETECTOR = "centerface"
 MAX_FPS = 1000
-"""Frames/s to ask for. Instants to look at are counted out one by one, so there is an end."""
+"""Frames/s to sample at most: sampling steps through the instants one by one."""
 
 CROPS: tuple[CropMode, ...] = get_args(CropMode)
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 class SettingsError(EmopipeError):
-    """A setting that cannot be."""
+    """A setting of the wrong type, out of range or in conflict with another."""
 
 
+@documented
 @dataclass(frozen=True)
 class Settings:
-    """How to analyze.
-
-    Attributes:
-        model: a name of the registry or a checkpoint's path.
-        classes: names for the model's classes, in its order; None for its own.
-        detector: one of `DETECTORS`.
-        detector_weights: its weights' file or folder; None for where `models fetch` puts them.
-        detect_size: px, frames whose longer side is larger are shrunk to it for detection.
-        selection: which of the found faces count.
-        backend: "pyav", or "decord" for videos that decord reads as PyAV does.
-        crop: "square" (the published evaluation's, around the landmarks) or "box" (the published
-            demo's: the detector's box, stretched).
-        stride: look at every stride-th frame.
-        fps: look at so many frames per second instead; None for all.
-        start: s, from where on to look; None for the beginning.
-        end: s, up to where to look; None for the end.
-        landmarks: "float32", "float16" or "none".
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "float32", "bfloat16" or "float16".
-        faces_per_batch: crops a forward pass; None for the device's own.
-        threads: CPU threads of detection and network; None for all cores.
+    """How to analyze. `selection` says which of the detected faces are analyzed.
 
     Raises:
-        SettingsError: a value that cannot be; the text names the option.
+        SettingsError: a setting is invalid; the text names it.
     """
 
-    model: str = DEFAULT_MODEL
-    classes: tuple[str, ...] | None = None
-    detector: str = DEFAULT_DETECTOR
-    detector_weights: Path | None = None
-    detect_size: int = LONG_SIDE
+    fps: float | None = setting(
+        None,
+        "Sample this many frames per second, instead of `stride`.",
+        group="input",
+        above=0,
+        most=MAX_FPS,
+        unset="every frame",
+    )
+    stride: int = setting(1, "Sample every n-th frame.", group="input", least=1)
+    start: float | None = setting(
+        None,
+        "Time of the first frame to sample, in seconds.",
+        group="input",
+        least=0,
+        unset="the video's start",
+    )
+    end: float | None = setting(
+        None, "Time at which to stop, in seconds.", group="input", above=0, unset="the video's end"
+    )
+    backend: str = setting(
+        DEFAULT_BACKEND, "Library that decodes videos.", group="input", choices=BACKENDS
+    )
+    detector: str = setting(DEFAULT_DETECTOR, "Face detector.", group="faces", choices=DETECTORS)
+    detector_weights: Path | None = setting(
+        None,
+        "File or folder of the detector's weights.",
+        group="faces",
+        unset="where `emopipe models fetch` puts them",
+    )
+    detect_size: int = setting(
+        LONG_SIDE,
+        "Larger frames are shrunk to this long side for detection, in pixels.",
+        group="faces",
+        least=1,
+    )
     selection: Selection = field(default_factory=Selection)
-    backend: str = DEFAULT_BACKEND
-    crop: CropMode = CROPS[0]
-    stride: int = 1
-    fps: float | None = None
-    start: float | None = None
-    end: float | None = None
-    landmarks: str = LANDMARK_TYPES[0]
-    device: str = "auto"
-    precision: str = "auto"
-    faces_per_batch: int | None = None
-    threads: int | None = None
+    model: str = setting(
+        DEFAULT_MODEL,
+        "Name of a model (see `emopipe models list`) or path of a checkpoint.",
+        group="model",
+    )
+    classes: tuple[str, ...] | None = setting(
+        None, "Names for the model's classes, in its order.", group="model", unset="the model's own"
+    )
+    crop: CropMode = setting(
+        CROPS[0],
+        "The network's view of a face: a square around the landmarks, as in the published "
+        "evaluation, or the detector's box stretched to a square, as in the published demo.",
+        group="model",
+        choices=CROPS,
+    )
+    landmarks: str = setting(
+        LANDMARK_TYPES[0],
+        "Type of the column of landmarks; none leaves it out.",
+        group="output",
+        choices=LANDMARK_TYPES,
+    )
+    device: str = setting(
+        "auto", "Where the network runs: auto, cpu, cuda, cuda:N or mps.", group="speed"
+    )
+    precision: str = setting(
+        "auto",
+        "The network's arithmetic; auto is the fastest that the device supports natively.",
+        group="speed",
+        choices=PRECISIONS,
+    )
+    faces_per_batch: int | None = setting(
+        None, "Faces in a forward pass of the network.", group="speed", least=1, unset="by device"
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads of the detector and the network.",
+        group="speed",
+        least=1,
+        unset="all cores",
+    )
 
     def __post_init__(self) -> None:
+        check_settings(self, SettingsError)
         names = self.classes or ("one",)
-        _require(len(set(names)) == len(names) and all(names), "--classes are distinct names a,b,c")
-        _require(self.detector in DETECTORS, f"--detector is one of {', '.join(DETECTORS)}")
-        _require(self.backend in BACKENDS, f"--backend is one of {', '.join(BACKENDS)}")
-        _require(self.crop in CROPS, f"--crop is one of {', '.join(CROPS)}")
-        _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
-        _require(self.landmarks in LANDMARK_TYPES, f"--landmarks is one of {LANDMARK_TYPES}")
-        _require(self.stride >= 1, "--stride is 1 or more")
         _require(
-            self.fps is None or 0 < self.fps <= MAX_FPS,
-            f"--fps is more than 0 and at most {MAX_FPS}; leave it out for every frame",
+            len(set(names)) == len(names) and all(names),
+            f"`classes` are distinct names, not {', '.join(map(repr, names))}",
         )
-        _require(self.fps is None or self.stride == 1, "--fps and --stride exclude each other")
-        _require(self.start is None or self.start >= 0, "--start is 0 s or later")
-        _require(
-            self.end is None or self.end > (self.start or 0),
-            "--end is later than --start (and 0 s)",
-        )
-        _require(
-            self.faces_per_batch is None or self.faces_per_batch >= 1,
-            "--faces-per-batch is 1 or more",
-        )
-        _require(self.threads is None or self.threads >= 1, "--threads is 1 or more")
+        _require(self.fps is None or self.stride == 1, "`fps` and `stride` exclude each other")
+        _require(self.end is None or self.end > (self.start or 0), "`end` is later than `start`")
 
 
 def resolved(settings: Settings) -> Settings:
-    """Put what "auto" means on this machine in its place, for the network's stage.
+    """Replace "auto" and unset values of the network's settings by this machine's.
 
     Raises:
         DeviceError: the machine has no such device, or the device no such precision.
@@ -127,7 +156,7 @@ def resolved(settings: Settings) -> Settings:
 
 
 def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
-    """Return what gives a video's frame numbers that the settings ask for, ascending."""
+    """Return a function that gives the indices of a video's frames to analyze, ascending."""
     return partial(
         sample,
         stride=settings.stride,
@@ -138,20 +167,20 @@ def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
 
 
 def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Say how the results are made, for their metadata.
+    """Describe how results are made, for their metadata.
 
-    Everything under "settings" changes results; two runs on one output must agree in it. The
-    fingerprint is the SHA-256 of that part.
+    The part "settings" holds everything that changes results: a run resumes an output only where
+    this part is equal. The fingerprint is its SHA-256.
 
     Args:
-        settings: as `resolved` gave them.
-        checkpoint: of the network.
+        settings: from `resolved`.
+        checkpoint: the network's.
 
     Raises:
-        EmopipeError: the detector's weights are not there.
+        EmopipeError: the detector's weights are missing.
     """
     detector_files = weights_files(settings.detector, settings.detector_weights)
-    decisive = {
+    decisive: dict[str, Any] = {
         "checkpoint": checkpoint.sha256,
         "classes": list(checkpoint.classes),
         "detector": settings.detector,
@@ -173,7 +202,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "checkpoint": {
             "name": checkpoint.name,
             "sha256": checkpoint.sha256,
-            "licence": checkpoint.licence,
+            "license": checkpoint.license,
             "source": checkpoint.source,
             "valence_arousal": checkpoint.valence_arousal,
         },

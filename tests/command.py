@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 from emopipe.jobs.cli import main
 
 
-def emopipe(*arguments: str | Path) -> Result:
-    """Run it with these arguments; PyTorch's threads are put back as they were."""
+def run_command(*arguments: str | Path) -> Result:
+    """Run it with these arguments; PyTorch's number of threads is restored."""
     threads = torch.get_num_threads()
     try:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])

