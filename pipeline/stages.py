@@ -91,7 +91,8 @@ class FaceStage:
             wanted: span index to frame numbers, ascending.
 
         Raises:
-            DecodeError: decord cannot go on; PyAV may, with the whole video.
+            DecodeError: of kind "backend": the video's backend cannot decode it correctly. Nothing
+                of the video is to be kept.
         """
         pending = dict(wanted)
         tries = 0
@@ -106,12 +107,10 @@ class FaceStage:
                     yield found
                 tries = 0
             except Exception as problem:
+                if isinstance(problem, DecodeError) and problem.kind == "backend":
+                    raise
                 tries = tries + 1 if first in pending else 1
-                if isinstance(problem, DecodeError) and video.backend == "decord":
-                    # Damage stays damage; a child that died may do better the next time.
-                    if problem.kind in ("corrupt", "open") or tries == TRIES:
-                        raise
-                elif tries == TRIES:
+                if tries == TRIES:
                     tries = 0
                     span = next(iter(pending))
                     del pending[span]

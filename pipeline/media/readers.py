@@ -85,7 +85,7 @@ def optional_backends() -> tuple[Backend, ...]:
     return tuple(one for one in _MODULES if one.NAME != DEFAULT_BACKEND)
 
 
-def why_missing(name: str) -> str | None:
+def missing_backend(name: str) -> str | None:
     """Say in a sentence why a backend cannot be used on this machine; None where it can."""
     wanted = backend(name)
     if find_spec(wanted.MODULE):
