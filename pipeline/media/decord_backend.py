@@ -97,7 +97,7 @@ def open_reader(
 def check(video: Video, alive: Callable[[], None]) -> None:
     """Check that decord shows the frames that PyAV found. See `Backend`."""
     if problem := _why_unsafe(video, alive) or _difference(video):
-        raise BackendError(f"decord does not decode {video.path} right ({problem}): {WAY_OUT}")
+        raise BackendError(f"decord does not decode {video.path} correctly ({problem}): {WAY_OUT}")
 
 
 def _why_unsafe(video: Video, alive: Callable[[], None]) -> str | None:

@@ -98,7 +98,8 @@ class PyAVReader:
     def _rank(self, stamp: int) -> int:
         """How many frames are shown before this timestamp.
 
-        In a slice of a video the frames before it have no timestamps here: at most so many.
+        A slice does not know the timestamps before its first frame: there the rank is that of the
+        first frame, which is too high.
         """
         if stamp == NOWHERE:
             return 0

@@ -23,7 +23,8 @@ from emopipe.jobs.analysis.messages import Message, Planned, Rows, Task
 from emopipe.jobs.analysis.scheduler import Bookkeeper
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media import video as video_module
-from emopipe.pipeline.media.video import Video, spans_of
+from emopipe.pipeline.media.sampling import spans_of
+from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import Observer
 from emopipe.pipeline.table.results import span_rows
 from emopipe.pipeline.table.store import open_store, part_key
