@@ -77,7 +77,7 @@ class Settings:
         None,
         "File or folder of the detector's weights.",
         group="faces",
-        unset="where `emopipe models fetch` puts them",
+        unset="the installed or fetched ones",
     )
     detect_size: int = setting(
         LONG_SIDE,

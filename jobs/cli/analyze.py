@@ -28,16 +28,6 @@ EXIT_SOME_FAILED = 3
 
 @click.command(cls=Command)
 @click.argument("inputs", nargs=-1, required=True)
-@options_of(Settings(), Selection())
-@option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default=ENGINES[0],
-    group="cluster",
-    help="Run in this process or on Ray; auto takes what is done sooner.  [default: auto]",
-)
-@option("--local", is_flag=True, group="cluster", help="Short for --engine local.")
-@options_of(ClusterOptions())
 @option(
     "--out",
     type=click.Path(path_type=Path),
@@ -48,6 +38,16 @@ EXIT_SOME_FAILED = 3
 @option(
     "--overwrite", is_flag=True, group="output", help="Replace existing results; start from zero."
 )
+@options_of(Settings(), Selection())
+@option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    group="cluster",
+    help="Run in this process or on Ray; auto takes what is done sooner.  [default: auto]",
+)
+@option("--local", is_flag=True, group="cluster", help="Short for --engine local.")
+@options_of(ClusterOptions())
 @option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @option("--quiet", is_flag=True, help="Print errors only.")
 @option("--json", "as_json", is_flag=True, help="Print the summary, or the dry run's, as JSON.")
@@ -87,7 +87,7 @@ def analyze(
                 f"emopipe models fetch emonet-8, then --model emonet-8"
             )
         try:
-            records = run(found, out, settings, overwrite, progress, engine, cluster)
+            records = run(found, out, settings, overwrite, progress, engine=engine, cluster=cluster)
         except DryRunError as stopped:
             if as_json:
                 click.echo(json.dumps(asdict(stopped.estimate), indent=2))

@@ -11,6 +11,8 @@ from emopipe.emonet.errors import EmopipeError
 GROUPS = ("data", "input", "faces", "model", "training", "speed", "cluster", "output")
 """Groups of options, in the help's order; options without a group come last."""
 
+_COLUMN = 26  # width of the help's first column; the text of longer options starts a line below
+
 
 class Option(click.Option):
     """An option that the help lists under a heading.
@@ -41,14 +43,16 @@ class Command(click.Command):
         """Write the options in groups, in the order of `GROUPS`."""
         grouped: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, "")}
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                option, text = record
-                grouped[getattr(parameter, "group", "")].append((option, name_options(text, self)))
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                flag, text = record
+                line = (flag.ljust(_COLUMN), name_options(text, self))
+                grouped[getattr(parameter, "group", "")].append(line)
         used = {group: records for group, records in grouped.items() if records}
         for group, records in used.items():
             heading = group.capitalize() or ("Other options" if len(used) > 1 else "Options")
             with formatter.section(heading):
-                formatter.write_dl(records)
+                formatter.write_dl(records, col_max=_COLUMN)
 
 
 class Group(click.Group):

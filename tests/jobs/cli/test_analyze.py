@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,10 +26,12 @@ from safetensors.torch import save_file
 
 from emopipe import analyze as analyze_videos
 from emopipe.emonet.checkpoint import random_weights, save
+from emopipe.emonet.fields import rules_of
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.jobs.cli import main
-from emopipe.pipeline import local
+from emopipe.jobs.cluster import ClusterOptions
 from emopipe.pipeline.faces.selection import Selection
+from emopipe.pipeline.inputs import Inputs
 from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.results import Results, read_results
 
@@ -53,13 +57,13 @@ def here(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
-def emopipe(*arguments: str | Path) -> Result:
+def command(*arguments: str | Path) -> Result:
     """Run the command line in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def analyze(*arguments: str | Path) -> Result:
-    return emopipe("analyze", "--local", *arguments)
+    return command("analyze", "--local", *arguments)
 
 
 def table(*arguments: str | Path) -> Results:
@@ -131,22 +135,24 @@ def traps(here: Path, media: Path) -> None:
         ("two.png --model other.safetensors", "what network"),
         ("two.png --model text.pth", "text.pth is not"),
         ("two.png --classes a,b", "has 8"),
-        ("two.png --classes a,a", "--classes"),
-        ("two.png --fps 2 --stride 2", "--fps and --stride"),
-        ("two.png --fps 0", "--fps"),
-        ("two.png --fps inf", "--fps"),
-        ("two.png --start 2 --end 1", "--end"),
-        ("two.png --start -1", "--start"),
-        ("two.png --roi 1,2,3", "--roi"),
-        ("two.png --roi 9,9,1,1", "--roi"),
-        ("two.png --min-score 2", "--min-score"),
+        ("two.png --classes a,a", "--classes are distinct names"),
+        ("two.png --fps 2 --stride 2", "--fps and --stride exclude each other"),
+        ("two.png --fps 0", "--fps is more than 0"),
+        ("two.png --fps inf", "--fps is more than 0"),
+        ("two.png --start 2 --end 1", "--end is later than --start"),
+        ("two.png --start -1", "--start is 0 or more"),
+        ("two.png --roi 1,2,3", "--roi is four numbers"),
+        ("two.png --roi 9,9,1,1", "--roi 9,9,1,1 is empty"),
+        ("two.png --min-score 2", "--min-score is from 0 to 1"),
         ("two.png --detect-size 8", "long side of 8 px"),
         ("two.png --detector yunet", "emopipe models fetch yunet"),
         ("two.png --detector-weights absent.onnx", "absent.onnx does not exist"),
         ("two.png --detector-weights text.pth", "text.pth"),
         ("two.png --device quantum", "--device"),
-        ("two.png --precision float8", "--precision"),
-        ("two.png --address auto", "--local"),
+        ("two.png --precision float8", "not 'float8': did you mean float32?"),
+        ("two.png --address auto", "leave out --address"),
+        ("two.png --cpus 2 --gpus 1", "leave out --cpus, --gpus"),
+        ("two.png --engine ray", "leave it or --engine ray out"),
         ("two.png --dry-run --overwrite", "--dry-run"),
     ],
 )
@@ -194,16 +200,29 @@ def test_a_folder_as_output_gets_one_file_a_video(here: Path, media: Path) -> No
     assert len(read_results("results").rows) == 2 + 2
 
 
-def test_every_option_reaches_its_setting(
-    here: Path, media: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Settings] = []
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the command gives to the engine, which does nothing here."""
+    seen: list[dict[str, Any]] = []
 
-    def run(inputs: object, out: object, settings: Settings, *others: object) -> list[object]:
-        seen.append(settings)
+    def run(
+        inputs: Inputs,
+        out: Path,
+        settings: Settings,
+        overwrite: bool,
+        progress: object,
+        **more: Any,
+    ) -> list[object]:
+        seen.append({"out": out, "settings": settings, "overwrite": overwrite, **more})
         return []
 
-    monkeypatch.setattr(local, "run", run)
+    monkeypatch.setattr("emopipe.jobs.analysis.engine.run", run)
+    return seen
+
+
+def test_every_option_reaches_its_setting(
+    here: Path, media: Path, runs: list[dict[str, Any]]
+) -> None:
     common = shlex.split(
         "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
@@ -231,10 +250,68 @@ def test_every_option_reaches_its_setting(
         faces_per_batch=7,
         threads=3,
     )
-    assert seen == [strided, replace(strided, stride=1, fps=2.5)]
+    assert [run["settings"] for run in runs] == [strided, replace(strided, stride=1, fps=2.5)]
     defaults = vars(Settings()) | vars(Selection())
     for setting, value in (vars(strided) | vars(strided.selection) | {"fps": 2.5}).items():
         assert value != defaults[setting], f"{setting} has no option, or is not tried here"
+
+
+def test_without_options_every_setting_has_its_default(
+    here: Path, media: Path, runs: list[dict[str, Any]]
+) -> None:
+    assert command("analyze", media).exit_code == 0
+    assert runs == [
+        {
+            "out": Path("results.parquet"),
+            "settings": Settings(),
+            "overwrite": False,
+            "engine": "auto",
+            "cluster": ClusterOptions(),
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "cluster"),
+    [
+        ("--engine local", "local", ClusterOptions()),
+        ("--local", "local", ClusterOptions()),
+        ("--local --engine local", "local", ClusterOptions()),
+        ("--engine ray", "ray", ClusterOptions()),
+        ("--address auto --gpus 2", "auto", ClusterOptions(address="auto", gpus=2)),
+        (
+            "--engine ray --cpus 4 --face-actors 3 --network-actors 1",
+            "ray",
+            ClusterOptions(cpus=4, face_actors=3, network_actors=1),
+        ),
+    ],
+)
+def test_the_engine_and_its_cluster_can_be_chosen(
+    here: Path,
+    media: Path,
+    runs: list[dict[str, Any]],
+    options: str,
+    engine: str,
+    cluster: ClusterOptions,
+) -> None:
+    assert command("analyze", media, *options.split()).exit_code == 0
+    assert [(run["engine"], run["cluster"]) for run in runs] == [(engine, cluster)]
+
+
+def test_an_unknown_engine_is_2(here: Path, media: Path) -> None:
+    result = command("analyze", media, "--engine", "spark")
+    assert result.exit_code == 2 and "--engine" in result.stderr and "ray" in result.stderr
+
+
+def test_a_dry_run_starts_no_ray(here: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr("ray.init", started)
+    for options in ([], ["--engine", "ray"], ["--cpus", "2"]):
+        result = command("analyze", media / "two.png", "--dry-run", *options)
+        assert result.exit_code == 0, result.output
+        assert "about 1 frames" in result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -313,19 +390,11 @@ def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_goes_on(
     folder.mkdir()
     for index in range(12):
         shutil.copy(media / "face.mp4", folder / f"{index:02}.mp4")
-    command = [
-        sys.executable,
-        "-m",
-        "emopipe.jobs.cli",
-        "analyze",
-        "videos",
-        "--local",
-        "--stride",
-        "10",
-    ]
+    arguments = ["analyze", "videos", "--local", "--stride", "10"]
+    program = [sys.executable, "-m", "emopipe.jobs.cli", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     )  # fmt: skip
     committed = here / "results.parquet.partial"
@@ -336,26 +405,72 @@ def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "the same command goes on from here" in err
+    assert "the same command resumes here" in err
     assert "Traceback" not in out + err
     assert not psutil.wait_procs(children, timeout=2)[1]
     assert not (here / "results.parquet").exists()
 
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    again = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
     assert again.returncode == 0
     assert "of 12 inputs were done by an earlier run" in again.stderr
     assert "12 ok, 0 partial, 0 failed: 60 frames, 60 faces" in again.stdout
     assert len(read_results("results.parquet").rows) == 12 * 5
 
 
-def test_help_names_every_option_and_the_exit_statuses() -> None:
-    assert "130 stopped by Ctrl-C" in " ".join(emopipe("--help").output.split())
-    help_text = emopipe("analyze", "--help").output
-    for parameter in main.commands["analyze"].params:
-        for option in parameter.opts:
-            assert not option.startswith("--") or option in help_text
+def sections(help_text: str) -> dict[str, str]:
+    """The options' text under each heading of a help, on one line."""
+    parts = re.split(r"^(\w[\w ]*):$", help_text, flags=re.MULTILINE)
+    return {
+        heading: " ".join(text.split())
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
-def test_help_waits_for_neither_pytorch_nor_ray():
-    program = "import sys, emopipe.jobs.cli; assert not {'torch', 'ray'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_help_lists_every_field_under_its_heading(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    listed = sections(command("analyze", "--help").output)
+    assert list(listed) == [
+        *("Input", "Faces", "Model", "Speed", "Cluster", "Output"),
+        "Other options",
+    ]
+    for settings in (Settings, Selection, ClusterOptions):
+        for name, rule in rules_of(settings).items():
+            text = rule.help.replace("`stride`", "--stride")
+            assert f"--{name.replace('_', '-')} " in listed[rule.group.capitalize()]
+            assert text in listed[rule.group.capitalize()]
+    assert "[1 or more; default: 640]" in listed["Faces"]
+    assert "[from 0 to 1; default: the detector's own]" in listed["Faces"]
+    assert "--detector [centerface|yunet|blazeface|sfd]" in listed["Faces"]
+    assert "[env var: EMOPIPE_MODEL; default: emonet-lite]" in listed["Model"]
+
+
+def test_help_names_the_commands_and_the_exit_statuses() -> None:
+    text = " ".join(command("--help").output.split())
+    assert "130 stopped by Ctrl-C" in text
+    for name in ("analyze", "evaluate", "finetune", "pretrain", "models", "doctor"):
+        assert f" {name} " in text
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "analyze", "evaluate", "finetune", "pretrain", "models", "models fetch"]
+)
+def test_help_loads_no_heavy_library(arguments: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom emopipe.jobs.cli import main\n"
+        f"main([*{arguments.split()}, '--help'], standalone_mode=False)\n"
+        "print({'torch', 'ray', 'pandas', 'matplotlib'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert "Usage:" in ran.stdout
+    assert ran.stderr == "set()\n"
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "emopipe.jobs.cli", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ran.stdout.startswith("emopipe, version")

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from emopipe.emonet.errors import EmopipeError
-from emopipe.jobs.cli.base import Group, option
+from emopipe.jobs.cli.base import Command, Group, option
 
 
 @pytest.fixture
@@ -63,6 +63,19 @@ def test_help_has_headings_in_the_fixed_order(tool: Group) -> None:
     lines = CliRunner().invoke(tool, ["run", "--help"]).output.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Faces:", "Model:", "Other options:"]
-    assert lines.index("  --detector TEXT  Which detector.") == lines.index("Faces:") + 1
-    assert lines.index("  --from TEXT  Where from.") == lines.index("Model:") + 1
+    after = {heading: lines[lines.index(heading) + 1].split() for heading in headings}
+    assert after["Faces:"] == ["--detector", "TEXT", "Which", "detector."]
+    assert after["Model:"] == ["--from", "TEXT", "Where", "from."]
     assert "Options:" in CliRunner().invoke(tool, ["models", "fetch", "--help"]).output
+
+
+def test_help_names_other_options_as_the_user_types_them() -> None:
+    @click.command(cls=Command)
+    @option("--from", "start_model", help="Not with `gamma` or `end`.")
+    @option("--end", help="Later than `start_model`.")
+    def run(**_: object) -> None:
+        pass
+
+    text = CliRunner().invoke(run, ["--help"]).output
+    assert "Not with `gamma` or --end." in text
+    assert "Later than --from." in text
