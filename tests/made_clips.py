@@ -1,7 +1,7 @@
 """Small clips for tests, made with the ffmpeg that imageio-ffmpeg brings.
 
-Each shows the same moving waves: smooth, so that decoders' ways of scaling colour up hardly matter,
-and unlike from frame to frame, so that a wrong frame is noticed.
+Each shows the same moving waves: smooth, so that it hardly matters how a decoder upsamples chroma,
+and different in each frame, so that a wrong frame is noticed.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ X265 = ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=15:bframes=3"]
 BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
 UNTAGGED = "h264_metadata=matrix_coefficients=2:colour_primaries=2:transfer_characteristics=2"
 
-CODERS = {
+ENCODERS = {
     "h264.mp4": [*X264, "-movflags", "+faststart"],
     "hevc.mp4": [*X265, "-pix_fmt", "yuv420p"],
     "ten_bit.mp4": [*X265, "-pix_fmt", "yuv420p10le"],
@@ -35,7 +35,7 @@ CODERS = {
     "raw.264": X264,
     "h264.avi": X264,
 }
-REMUXERS = {  # name: (source, options before it, options behind it)
+REMUXERS = {  # name: (source, options before it, options after it)
     "rotated.mp4": ("h264.mp4", ["-display_rotation", "90"], []),
     "upside_down.mp4": ("h264.mp4", ["-display_rotation", "180"], []),
     "edit_list.mp4": ("h264.mp4", ["-ss", "0.3"], []),
@@ -44,20 +44,20 @@ REMUXERS = {  # name: (source, options before it, options behind it)
 
 
 def make_clip(folder: Path, name: str) -> Path:
-    """The clip of that name in the folder, made if it is not there."""
+    """Return the clip of this name in the folder, making it if it is not there."""
     path = folder / name
     if path.exists():
         return path
     if name in REMUXERS:
-        source, before, behind = REMUXERS[name]
-        ffmpeg(*before, "-i", make_clip(folder, source), "-c", "copy", *behind, path)
+        source, before, after = REMUXERS[name]
+        ffmpeg(*before, "-i", make_clip(folder, source), "-c", "copy", *after, path)
     else:
-        ffmpeg(*waves(WIDTH, HEIGHT, FRAMES), *CODERS[name], path)
+        ffmpeg(*waves(WIDTH, HEIGHT, FRAMES), *ENCODERS[name], path)
     return path
 
 
 def waves(width: int, height: int, frames: int) -> list[str]:
-    """Options for waves of any size as input."""
+    """Options of ffmpeg for waves of any size as input."""
     source = (
         f"color=black:size={width}x{height}:rate={FPS},format=yuv420p,"
         f"geq=lum='128+80*sin((X+9*N)*24/{width})':cb='128+40*sin((Y+5*N)*9/{height})'"
@@ -67,32 +67,32 @@ def waves(width: int, height: int, frames: int) -> list[str]:
 
 
 def make_flat(path: Path, size: str, rgb: str, matrix: str, extra: list[str]) -> Path:
-    """Five H.264 frames of one colour, coded with the matrix that is named."""
+    """Make five H.264 frames of one colour, encoded with the given colour matrix."""
     scale = f"format=gbrp,scale=out_color_matrix={matrix}:out_range=tv"
     source = ["-f", "lavfi", "-i", f"color={rgb}:size={size}:rate={FPS}", "-frames:v", "5"]
-    coder = ["-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p"]
-    ffmpeg(*source, "-vf", scale, *coder, *extra, path)
+    encoder = ["-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p"]
+    ffmpeg(*source, "-vf", scale, *encoder, *extra, path)
     return path
 
 
 @cache
 def shown_frames(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """What ffmpeg shows of a clip: (frames, height, width, 3) RGB."""
+    """The frames that ffmpeg shows of a clip: (frames, height, width, 3) uint8 RGB."""
     output = ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
     return np.frombuffer(ffmpeg("-i", path, *output), np.uint8).reshape(-1, height, width, 3)
 
 
 def ffmpeg(*arguments: str | Path) -> bytes:
-    """Run ffmpeg; what it writes to standard output."""
+    """Run ffmpeg and return what it writes to standard output."""
     command = [FFMPEG, "-v", "error", "-y", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def zero_packets(path: Path, numbers: slice) -> None:
-    """Overwrite coded frames of an MP4 with zeros."""
+def zero_packets(path: Path, chosen: slice) -> None:
+    """Overwrite the content of an MP4's chosen packets with zeros."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        places = [(packet.pos, packet.size) for packet in packets[numbers]]
+        places = [(packet.pos, packet.size) for packet in packets[chosen]]
     content = bytearray(path.read_bytes())
     for position, size in places:
         assert position is not None

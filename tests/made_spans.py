@@ -1,4 +1,4 @@
-"""Videos, spans and predictions with made numbers, for tests of what is done with them."""
+"""Made-up videos, spans and predictions, for tests of what is done with them."""
 
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table.results import DetectedSpan
 
 
-def a_video(folder: Path, name: str, frames: int, truncated_frames: int = 0, backend: str = "pyav") -> Video:
-    """Make a video of so many frames that no decoder ever sees."""
+def a_video(
+    folder: Path, name: str, frames: int, truncated_frames: int = 0, backend: str = "pyav"
+) -> Video:
+    """Make the index of a video of that many frames; its file cannot be decoded."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{name} {frames}")
@@ -35,7 +37,7 @@ def a_video(folder: Path, name: str, frames: int, truncated_frames: int = 0, bac
 def a_span(
     faces_per_frame: list[int], video: str = "a/clip.mp4", first: int = 0, stride: int = 2
 ) -> tuple[DetectedSpan, Predictions]:
-    """Make a span with so many faces on each of its frames, from frame `first` on."""
+    """Make a span with that many faces on each of its frames, from frame `first` on."""
     rng = np.random.default_rng([len(faces_per_frame), first])
     n = sum(faces_per_frame)
     span = DetectedSpan(

@@ -1,8 +1,8 @@
 """`make bench-memory`: the memory of a run on a 30-minute 1080p video, all processes together.
 
 Prints the summed proportional set size (PSS: shared pages count once) while `emopipe analyze
---local` works, and fails where the peak reaches 2 GiB or where memory grows between minute 5 and
-minute 30 of the video.
+--local` runs. Fails if the peak reaches 2 GiB, or if memory grows between minute 5 and minute 30 of
+the video.
 """
 
 import subprocess
@@ -17,23 +17,24 @@ import psutil
 from made_clips import ffmpeg
 
 from emopipe.jobs.demo import make_video
+from emopipe.pipeline.media.sampling import SPAN_FRAMES
 
 CLIP = Path(__file__).parents[2] / "shared" / "data" / "videos" / "single_face.mp4"
-"""A real clip, where it is there; else the demo's."""
+"""A real clip; where it is missing, the demo's is used."""
 
 MINUTES = 30
-LOOPED_S = 60  # of the clip are scaled up once; the rest repeats these packets
+LOOPED_S = 60  # this much of the clip is scaled up and encoded; the rest repeats its packets
 FPS = 25
 SAMPLED_FPS = 2
 
 PEAK_BYTES = 2 * 2**30
-GROWTH = 1.05  # as much at minute 30 as at minute 5 but for measurement noise
-WINDOW_S = 120  # of video, over which memory is averaged
+GROWTH = 1.05  # allowed from minute 5 to minute 30: measurement noise
+WINDOW_S = 120  # memory is averaged over this much of the video
 MIB = 2**20
 
 
 def main() -> None:
-    """Make the video, run, sample, judge."""
+    """Make the video, run, measure and check."""
     with tempfile.TemporaryDirectory(prefix="emopipe-bench-") as scratch:
         video = make_long_video(Path(scratch))
         samples = list(measure(video, Path(scratch) / "results.parquet"))
@@ -43,32 +44,32 @@ def main() -> None:
         f"peak {peak / MIB:.0f} MiB, at minute 5 {early / MIB:.0f} MiB, "
         f"at minute {MINUTES} {late / MIB:.0f} MiB ({late / early - 1:+.1%})"
     )
-    assert peak < PEAK_BYTES, "the peak is beyond 2 GiB"
+    assert peak < PEAK_BYTES, "the peak is above 2 GiB"
     assert late < GROWTH * early, "memory grows with the video"
 
 
 def make_long_video(folder: Path) -> Path:
-    """A clip in a loop, 1920×1080."""
+    """Make a video that repeats the clip, 1920×1080."""
     source, minute, video = CLIP, folder / "minute.mp4", folder / "long.mp4"
     if not source.exists():
         source = folder / "demo.mp4"
         make_video(source)
     scale = f"scale=1920:1080:force_original_aspect_ratio=increase,crop=1920:1080,fps={FPS}"
-    coder = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "30", "-pix_fmt", "yuv420p"]
+    encoder = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "30", "-pix_fmt", "yuv420p"]
     loop = ["-stream_loop", "-1", "-i", source, "-t", str(LOOPED_S)]
-    ffmpeg(*loop, "-an", "-vf", scale, *coder, minute)
+    ffmpeg(*loop, "-an", "-vf", scale, *encoder, minute)
     repeats = MINUTES * 60 // LOOPED_S - 1
     ffmpeg("-stream_loop", str(repeats), "-i", minute, "-c", "copy", video)
     return video
 
 
 def measure(video: Path, out: Path) -> Iterator[tuple[float, int]]:
-    """Yield (seconds of the video that are in the results' parts, PSS in bytes) every second."""
+    """Yield (seconds of the video that are analyzed, PSS in bytes) every second."""
     command = [sys.executable, "-m", "emopipe.jobs.cli", "analyze", str(video)]
     process = psutil.Popen(
         [*command, "--local", "--quiet", "--fps", str(SAMPLED_FPS), "--out", str(out)]
     )
-    span_s = 128 / SAMPLED_FPS
+    span_s = SPAN_FRAMES / SAMPLED_FPS
     while process.poll() is None:
         parts = out.with_name(out.name + ".partial").glob("*/*.arrow")
         yield len(list(parts)) * span_s, pss_of(process)
@@ -78,7 +79,7 @@ def measure(video: Path, out: Path) -> Iterator[tuple[float, int]]:
 
 
 def pss_of(process: psutil.Process) -> int:
-    """Summed PSS of a process and all below it, bytes."""
+    """Summed PSS of a process and all its descendants, bytes."""
     total = 0
     for one in (process, *process.children(recursive=True)):
         try:
@@ -89,7 +90,7 @@ def pss_of(process: psutil.Process) -> int:
 
 
 def around(samples: list[tuple[float, int]], second: float) -> float:
-    """Mean PSS while the stretch of video up to that second was worked on."""
+    """Mean PSS during the `WINDOW_S` seconds of video before that second."""
     return mean(pss for at, pss in samples if second - WINDOW_S <= at <= second)
 
 

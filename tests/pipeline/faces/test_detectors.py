@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from real_frames import clip_frames, picture
+from real_frames import clip_frames, load_image
 
 from emopipe.emonet.registry import MissingWeightsError
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
@@ -70,13 +70,13 @@ def test_a_face_is_found_while_it_is_there_and_not_after(detector: Detector, cli
 
 
 def test_every_face_of_a_group_is_found_best_first(detector: Detector, shared: Path) -> None:
-    (faces,) = detector.detect([picture(shared / "data" / "images" / "multi_face.jpg")])
+    (faces,) = detector.detect([load_image(shared / "data" / "images" / "multi_face.jpg")])
     assert len(faces) == 5
     assert np.all(np.diff(faces.scores) <= 0)
 
 
 def test_points_are_where_eyes_nose_and_mouth_are(detector: Detector, shared: Path) -> None:
-    (faces,) = detector.detect([picture(shared / "data" / "images" / "multi_face.jpg")])
+    (faces,) = detector.detect([load_image(shared / "data" / "images" / "multi_face.jpg")])
     assert faces.points is not None
     for (x1, y1, x2, y2), points in zip(faces.boxes, faces.points, strict=True):
         assert np.all((points > [x1, y1]) & (points < [x2, y2]))
@@ -253,7 +253,7 @@ def test_weights_may_be_given_as_a_file_or_its_folder(
 
 
 def test_a_higher_least_score_leaves_the_other_faces_as_they_were(shared: Path) -> None:
-    image = picture(shared / "data" / "images" / "multi_face.jpg")
+    image = load_image(shared / "data" / "images" / "multi_face.jpg")
     (every,) = load_detector("centerface").detect([image])
     between = float(every.scores[2:4].mean())
     (best,) = load_detector("centerface", min_score=between).detect([image])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from made_clips import CODERS, REMUXERS, zero_packets
+from made_clips import ENCODERS, REMUXERS, zero_packets
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -62,7 +62,7 @@ def assert_same(path: Path, frame_indices: NDArray[np.int64]) -> None:
 @example(chosen={1000})
 @example(chosen=set(range(16, 33)))  # from the middle of a group of pictures
 @example(chosen=set(range(40, 60)))
-@pytest.mark.parametrize("name", [*CODERS, *REMUXERS])
+@pytest.mark.parametrize("name", [*ENCODERS, *REMUXERS])
 def test_a_slice_decodes_to_the_same_frames(made: Made, name: str, chosen: set[int]) -> None:
     last = probed(made(name)).frames - 1
     assert_same(made(name), np.unique([min(index, last) for index in chosen]))
