@@ -1,6 +1,6 @@
 """`make demo`: make a short sample video, analyze it, show the table.
 
-The face is the astronaut Eileen Collins in NASA's public-domain portrait that scikit-image ships.
+The face is the astronaut Eileen Collins, in NASA's public-domain portrait from scikit-image.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ SIZE = (320, 320)  # width, height in pixels
 
 
 def main() -> None:
-    """Make, analyze, show."""
+    """Make the video, analyze it, print the first rows."""
     FOLDER.mkdir(exist_ok=True)
     video, out = FOLDER / "astronaut.mp4", FOLDER / "results.parquet"
     make_video(video)
@@ -31,11 +31,11 @@ def main() -> None:
     rows = read_results(out).rows
     shown = rows[["video", "frame", "time", "emotion", "valence", "arousal", "x1", "y1"]]
     print(shown.head().to_string(index=False))
-    print(f"\nThe table lies in {out}; the video it tells of is {video}.")
+    print(f"\nThe table is in {out}, the video in {video}.")
 
 
 def make_video(path: Path) -> None:
-    """Write the portrait, slowly drifting and growing, as H.264."""
+    """Write an H.264 clip of the portrait, with a view that slowly moves and zooms in."""
     portrait = Image.fromarray(astronaut())
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)

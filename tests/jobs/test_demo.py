@@ -1,4 +1,4 @@
-"""`make demo` beyond its set-up: a sample video, its table, and where it lies."""
+"""`make demo` after its set-up: a sample video, its table, and where both are."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def test_the_demo_shows_the_table_it_leaves(tmp_path: Path) -> None:
     shown = [line[1:4] for line in words if line[:1] == ["astronaut.mp4"]]
     assert [frame for frame, *_ in shown] == ["0", "1", "2", "3", "4"]
     assert {emotion for *_, emotion in shown} == {"happy"}  # she smiles
-    assert "The table lies in demo/results.parquet" in ran.stdout
+    assert "The table is in demo/results.parquet" in ran.stdout
     assert (tmp_path / "demo" / "astronaut.mp4").stat().st_size > 10_000
     results = read_results(tmp_path / "demo" / "results.parquet")
     assert results.rows.frame.tolist() == list(range(FRAMES))
