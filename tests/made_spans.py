@@ -7,7 +7,7 @@ import numpy as np
 from emopipe.emonet.files import sha256_of
 from emopipe.emonet.predictor import Predictions
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table.results import DetectedSpan
+from emopipe.pipeline.table.schema import DetectedSpan
 
 
 def a_video(

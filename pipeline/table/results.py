@@ -1,127 +1,53 @@
-"""The table: every column is defined here once, written here and read back here."""
+"""Reading an output back: its rows, its landmarks, its videos."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.fields import did_you_mean
 from emopipe.emonet.labels import N_LANDMARKS
+from emopipe.pipeline.storage import storage_for
+from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
 
-if TYPE_CHECKING:  # reading results needs no PyTorch, which takes seconds to load
-    from emopipe.emonet.predictor import Predictions
+_LANDMARKS = "landmarks"
 
-SCHEMA_VERSION = 1
-METADATA_KEY = b"emopipe"
-LANDMARK_TYPES = ("float32", "float16", "none")
-STATUSES = ("ok", "partial", "failed")
-
-_STRING_CODES = pa.dictionary(pa.int32(), pa.string())
+_PANDAS_TYPES = {
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+}
 
 
 class ResultsError(EmopipeError):
-    """A file that is not a readable result of emopipe."""
+    """Results that cannot be read, or do not hold what was asked for."""
 
 
-@dataclass(frozen=True)
-class DetectedSpan:
-    """The frames of one span and the faces found on them, ready for the network.
-
-    Attributes:
-        video: the input's name in the table.
-        span: which span of the video this is, from 0.
-        frame_indices: (f,) int32, the frames that were decoded, ascending.
-        times: (f,) float64, their presentation times in s.
-        frame: (n,) int64, for each face the index into `frame_indices`, ascending.
-        face: (n,) int16, 0, 1, … on each frame by descending score.
-        boxes: (n, 4) float32, the detector's x1 y1 x2 y2 in pixels of the frame as displayed.
-        scores: (n,) float32, the detector's.
-        crops: (n, size, size, 3) uint8 RGB.
-        crop_boxes: (n, 4) float32, where each crop lies, in pixels of the frame.
-        sharpness: (n,) float32, variance of the Laplacian of the grey crop.
-    """
-
-    video: str
-    span: int
-    frame_indices: NDArray[np.int32]
-    times: NDArray[np.float64]
-    frame: NDArray[np.int64]
-    face: NDArray[np.int16]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    crops: NDArray[np.uint8]
-    crop_boxes: NDArray[np.float32]
-    sharpness: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if len(self.times) != len(self.frame_indices):
-            raise ValueError(f"{len(self.frame_indices)} frames have {len(self.times)} times")
-        n = len(self.frame)
-        for name in ("face", "boxes", "scores", "crops", "crop_boxes", "sharpness"):
-            if len(getattr(self, name)) != n:
-                raise ValueError(f"{n} faces have {len(getattr(self, name))} {name}")
-        if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.frame_indices):
-            raise ValueError("a face lies on a frame that is not of its span")
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """What became of one input: a row of the videos table.
-
-    Attributes:
-        video: name, as in the results.
-        status: "ok", "partial" (some sampled frames are missing) or "failed" (all are).
-        error: what went wrong, in words.
-        missing: ranges (first, last) of sampled frame numbers that could not be had, both counted.
-        backend: what decoded it: "decord", "pyav" or "image".
-        frames: sampled frames that stand in the table.
-        faces: rows with a face.
-        fps: mean frames per second of the video.
-        width, height: pixels as displayed.
-        bytes, modified: the file's size, and its modification time in s since 1970.
-        sha256: of the file's content, hexadecimal.
-        path: where the file lay, absolute.
-    """
-
-    video: str
-    status: str
-    error: str | None = None
-    missing: tuple[tuple[int, int], ...] = ()
-    backend: str | None = None
-    frames: int = 0
-    faces: int = 0
-    fps: float | None = None
-    width: int | None = None
-    height: int | None = None
-    bytes: int | None = None
-    modified: float | None = None
-    sha256: str | None = None
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ValueError(f"a video's status is one of {STATUSES}, not {self.status!r}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Results:
-    """A results table read back.
+    """A results table read into memory.
 
     Attributes:
-        rows: one row per face per sampled frame; integers are nullable, a frame without a face
-            has its face columns null. Landmarks are not among its columns.
-        landmarks: (len(rows), 68, 2) float32 in pixels of the frame, NaN where there is no face;
-            None if they were not kept.
+        rows: one row per face per sampled frame, ordered by video, frame and face; integers are
+            nullable, and a frame without a face has its face columns null. The landmarks are not
+            among its columns.
+        landmarks: (len(rows), 68, 2) float32 x y in pixels of the frame as displayed, NaN where
+            there is no face; None if they were not kept, or not read.
         settings: how the table was made.
-        videos: one row per input, or None if the videos table does not lie beside.
+        videos: one row per input; None if the videos table is not beside the output.
     """
 
     rows: pd.DataFrame
@@ -129,119 +55,75 @@ class Results:
     settings: dict[str, Any]
     videos: pd.DataFrame | None
 
-
-def rows_schema(
-    classes: tuple[str, ...], landmarks: str = "float32", settings: dict[str, Any] | None = None
-) -> pa.Schema:
-    """Define the results table.
-
-    Args:
-        classes: expression names; each has a column `p_<name>`.
-        landmarks: "float32", "float16", or "none" for no such column.
-        settings: how the table is made; stored as JSON in the schema's metadata.
-    """
-    fields = [
-        pa.field("video", _STRING_CODES, nullable=False),
-        pa.field("frame", pa.int32(), nullable=False),
-        pa.field("time", pa.float64(), nullable=False),
-        pa.field("face", pa.int16()),
-        pa.field("track", pa.int32()),
-        *(pa.field(name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")),
-        pa.field("emotion", _STRING_CODES),
-        *(pa.field(f"p_{name}", pa.float32()) for name in classes),
-        pa.field("valence", pa.float32()),
-        pa.field("arousal", pa.float32()),
-        pa.field("landmark_score", pa.float32()),
-        pa.field("sharpness", pa.float32()),
-        *(pa.field(name, pa.float32()) for name in ("yaw", "pitch", "roll")),
-    ]
-    if landmarks != "none":
-        element = pa.float16() if landmarks == "float16" else pa.float32()
-        tensor = pa.fixed_shape_tensor(element, (N_LANDMARKS, 2), dim_names=("point", "xy"))
-        fields.append(pa.field("landmarks", tensor))
-    return pa.schema(fields, metadata=_metadata(settings))
+    def __repr__(self) -> str:
+        counts = [f"{len(self.rows):,} rows"]
+        if "video" in self.rows:
+            counts.append(f"{self.rows['video'].nunique():,} videos")
+        if "face" in self.rows:
+            face = self.rows["face"]
+            # Each frame has one row whose face is the first, or none.
+            counts.append(f"{(face.isna() | (face == 0)).sum():,} frames")
+            counts.append(f"{face.notna().sum():,} faces")
+        landmarks = "none" if self.landmarks is None else f"{self.landmarks.shape} float32"
+        model = self.settings.get("checkpoint", {}).get("name", "unknown")
+        return (
+            f"<Results: {', '.join(counts)}\n"
+            f" columns: {', '.join(self.rows.columns)}\n"
+            f" landmarks: {landmarks}\n"
+            f" model: {model}>"
+        )
 
 
-def videos_schema(settings: dict[str, Any] | None = None) -> pa.Schema:
-    """Define the videos table, one row per input."""
-    missing = pa.list_(pa.struct([("first", pa.int32()), ("last", pa.int32())]))
-    return pa.schema(
-        [
-            pa.field("video", pa.string(), nullable=False),
-            pa.field("status", _STRING_CODES, nullable=False),
-            pa.field("error", pa.string()),
-            pa.field("missing", missing, nullable=False),
-            pa.field("backend", _STRING_CODES),
-            pa.field("frames", pa.int64(), nullable=False),
-            pa.field("faces", pa.int64(), nullable=False),
-            pa.field("fps", pa.float64()),
-            pa.field("width", pa.int32()),
-            pa.field("height", pa.int32()),
-            pa.field("bytes", pa.int64()),
-            pa.field("modified", pa.float64()),
-            pa.field("sha256", pa.string()),
-            pa.field("path", pa.string()),
-        ],
-        metadata=_metadata(settings),
-    )
+def read_results(
+    path: str | os.PathLike[str],
+    columns: str | Sequence[str] | None = None,
+    videos: str | Sequence[str] | None = None,
+    landmarks: bool = True,
+) -> Results:
+    """Read an output of `analyze` into pandas.
 
+    Memory is bounded by what is asked for: other columns and landmarks are not read, nor are row
+    groups and files without the videos asked for.
 
-def span_rows(
-    span: DetectedSpan, predictions: Predictions, landmarks: NDArray[np.float32], schema: pa.Schema
-) -> pa.Table:
-    """Lay out one span's rows: by frame, then face; a frame without a face has one row.
+    Example:
+        >>> import emopipe
+        >>> results = emopipe.read_results("results.parquet")
+        >>> results.landmarks.shape[1:]
+        (68, 2)
+        >>> valence = emopipe.read_results(
+        ...     "results.parquet", columns=["video", "time", "valence"], landmarks=False
+        ... )
+        >>> list(valence.rows.columns)
+        ['video', 'time', 'valence']
 
     Args:
-        span: frames and faces.
-        predictions: of the span's crops, in the same order.
-        landmarks: (n, 68, 2) float32 in pixels of the frame.
-        schema: from `rows_schema`.
+        path: the Parquet file, or the folder of them.
+        columns: names of the columns to read, one or several; they come in the table's order. None
+            for all.
+        videos: names of the videos to read, one or several; None for all.
+        landmarks: whether to read the landmarks, the larger part of the table.
+
+    Raises:
+        ResultsError: nothing readable is there, a column or video is not in it, or an argument has
+            a wrong type.
     """
-    bare = np.setdiff1d(np.arange(len(span.frame_indices)), span.frame)
-    frame = np.concatenate((span.frame, bare))
-    face = np.concatenate((np.arange(len(span.frame)), np.full(len(bare), -1)))
-    order = np.argsort(frame, kind="stable")
-    frame, face = frame[order], face[order]
-
-    classes = [n.removeprefix("p_") for n in schema.names if n.startswith("p_")]
-    columns = {
-        "face": span.face,
-        **dict(zip(("x1", "y1", "x2", "y2"), span.boxes.T, strict=True)),
-        "score": span.scores,
-        **dict(zip((f"p_{c}" for c in classes), predictions.probabilities.T, strict=True)),
-        "valence": predictions.valence,
-        "arousal": predictions.arousal,
-        "landmark_score": predictions.landmark_score,
-        "sharpness": span.sharpness,
-    }
-    arrays = {name: _nullable(values, face) for name, values in columns.items()}
-    arrays["video"] = pa.DictionaryArray.from_arrays(
-        np.zeros(len(frame), np.int32), pa.array([span.video])
-    )
-    arrays["frame"] = pa.array(span.frame_indices[frame], pa.int32())
-    arrays["time"] = pa.array(span.times[frame], pa.float64())
-    arrays["emotion"] = pa.DictionaryArray.from_arrays(
-        _nullable(predictions.probabilities.argmax(axis=1).astype(np.int32), face),
-        pa.array(classes),
-    )
-    if "landmarks" in schema.names:
-        arrays["landmarks"] = _tensors(landmarks, face, schema.field("landmarks").type)
-    filled = [
-        arrays.get(field.name, pa.nulls(len(frame), field.type)).cast(field.type)
-        if field.name != "landmarks"
-        else arrays["landmarks"]
-        for field in schema
-    ]
-    return pa.Table.from_arrays(filled, schema=schema)
-
-
-def videos_table(records: list[VideoRecord], schema: pa.Schema) -> pa.Table:
-    """Lay out the videos table, sorted by name."""
-    rows = [
-        vars(record) | {"missing": [{"first": a, "last": b} for a, b in record.missing]}
-        for record in sorted(records, key=lambda r: r.video)
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
+    out = _as_path(path)
+    wanted_columns = _as_names("columns", columns)
+    wanted_videos = _as_names("videos", videos)
+    if not isinstance(landmarks, bool):
+        raise ResultsError(f"`landmarks` is True or False, not {landmarks!r}")
+    files, table_of_videos = _files(out), _table_of_videos(out)
+    if not files and table_of_videos is None:
+        raise ResultsError(f"{path} is neither a results file nor a folder with results in it")
+    schema = _schema(files[0]) if files else _schema_of(read_settings(videos_path(out)))
+    names = _names_to_read(wanted_columns, landmarks, schema, out)
+    if wanted_videos is not None:
+        _require_videos(wanted_videos, table_of_videos, files, out)
+        files = _files_of(wanted_videos, files, out)
+        table_of_videos = table_of_videos and _only(table_of_videos, wanted_videos)
+    tables = [table for file in files for table in _read_rows(file, schema, names, wanted_videos)]
+    table = pa.concat_tables(tables or [schema.empty_table().select(names)]).unify_dictionaries()
+    return _results(table, _settings(schema), table_of_videos)
 
 
 def read_records(path: Path) -> list[VideoRecord]:
@@ -258,104 +140,193 @@ def read_records(path: Path) -> list[VideoRecord]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read how a table was made from its metadata.
+    """Read from a table's metadata how it was made.
 
     Raises:
         ResultsError: the file is not a table of emopipe.
     """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ResultsError(f"{path} cannot be read as Parquet ({error})") from error
-    if METADATA_KEY not in metadata:
-        raise ResultsError(f"{path} was not written by emopipe: its metadata lacks 'emopipe'")
-    settings: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-    return settings
+    return _settings(_schema(path))
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read one Parquet file of ours whole, with its dictionary and tensor types.
+    """Read one Parquet file of an output whole, with its dictionary and tensor types.
 
     Raises:
         ResultsError: the file is not a table of emopipe.
     """
-    read_settings(path)
-    return pq.ParquetFile(path).read()
+    with _opened(path) as file:
+        return file.read()
 
 
 def videos_path(out: Path) -> Path:
-    """Where the videos table of an output lies: `results.parquet` or `results/` → beside it."""
+    """Return the path of an output's videos table, beside `results.parquet` or `results/`."""
     return out.with_name(f"{out.stem if is_single_file(out) else out.name}.videos.parquet")
 
 
 def is_single_file(out: Path) -> bool:
     """Whether an output is one file rather than a folder with one file a video."""
-    return out.suffix.lower() == ".parquet" and not out.is_dir()
+    return out.suffix.lower() == ".parquet" and not _is_folder(out)
 
 
-def read_results(path: str | Path) -> Results:
-    """Read an output of `analyze` into pandas.
+def _is_folder(path: Path) -> bool:
+    info = storage_for(path).stat(path)
+    return info is not None and info.is_folder
 
-    Args:
-        path: the Parquet file, or the folder of them.
 
-    Raises:
-        ResultsError: nothing readable lies there.
-    """
-    path = Path(path)
-    files = [path] if is_single_file(path) else sorted(path.rglob("*.parquet"))
-    beside = videos_path(path)
-    if not files and not beside.exists():
-        raise ResultsError(f"{path} is neither a results file nor a folder with results in it")
-    settings = read_settings(files[0] if files else beside)
-    if files:
-        table = pa.concat_tables([read_table(file) for file in files]).unify_dictionaries()
-    else:  # all its videos failed
-        chosen = settings["settings"]
-        table = rows_schema(tuple(chosen["classes"]), chosen["landmarks"]).empty_table()
+def _as_path(path: Any) -> Path:
+    """Check the argument; a path such as "." gets the name that it has."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise ResultsError(f"`path` is a results file or folder, not {path!r}")
+    out = Path(path)
+    return out if out.name not in ("", "..") else storage_for(out).resolve(out)
+
+
+def _as_names(argument: str, names: Any) -> list[str] | None:
+    if names is None:
+        return None
+    several = [names] if isinstance(names, str) else names
+    if not isinstance(several, Sequence) or not all(isinstance(name, str) for name in several):
+        raise ResultsError(f"`{argument}` is a name or a list of names, not {names!r}")
+    return list(several)
+
+
+def _files(out: Path) -> list[Path]:
+    if is_single_file(out):
+        return [out]
+    return sorted(path for path in storage_for(out).walk(out) if path.suffix == ".parquet")
+
+
+def _files_of(videos: list[str], files: list[Path], out: Path) -> list[Path]:
+    """Return those of an output's files that hold the videos."""
+    if is_single_file(out):
+        return files
+    named = {out / f"{video}.parquet" for video in videos}
+    return [file for file in files if file in named]
+
+
+def _table_of_videos(out: Path) -> pa.Table | None:
+    beside = videos_path(out)
+    return read_table(beside) if storage_for(beside).stat(beside) else None
+
+
+def _names_to_read(
+    columns: list[str] | None, landmarks: bool, schema: pa.Schema, out: Path
+) -> list[str]:
+    """Return the columns to read, in the table's order."""
+    known = [name for name in schema.names if name != _LANDMARKS]
+    for name in columns or ():
+        if name == _LANDMARKS:
+            raise ResultsError(
+                "`columns` does not name the landmarks: they are an array of their own, which "
+                "`landmarks` includes or leaves out"
+            )
+        if name not in known:
+            guess = did_you_mean(name, known) or f": it has {', '.join(known)}"
+            raise ResultsError(f"`columns`: {out} has no column {name!r}{guess}")
+    names = [name for name in known if columns is None or name in columns]
+    return [*names, _LANDMARKS] if landmarks and _LANDMARKS in schema.names else names
+
+
+def _require_videos(
+    videos: list[str], table_of_videos: pa.Table | None, files: list[Path], out: Path
+) -> None:
+    if table_of_videos is not None:
+        known = table_of_videos.column("video").to_pylist()
+    elif is_single_file(out):
+        (rows,) = _read_rows(out, _schema(out), ["video"], None)
+        known = rows.column("video").unique().to_pylist()
+    else:
+        known = [file.relative_to(out).with_suffix("").as_posix() for file in files]
+    for name in videos:
+        if name not in known:
+            guess = did_you_mean(name, known) or f": it has {_few(known)}"
+            raise ResultsError(f"`videos`: {out} has no video {name!r}{guess}")
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _only(table: pa.Table, videos: list[str]) -> pa.Table:
+    """Return the rows of some videos."""
+    names = table.column("video").cast(pa.string())
+    return table.filter(pc.is_in(names, pa.array(videos, pa.string())))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of emopipe, and turn what goes wrong into a sentence."""
+    try:
+        with storage_for(path).open(path) as file, pq.ParquetFile(file) as opened:
+            if METADATA_KEY not in (opened.schema_arrow.metadata or {}):
+                raise ResultsError(
+                    f"{path} was not written by emopipe: its metadata lacks 'emopipe'"
+                )
+            yield opened
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ResultsError(f"{path} cannot be read as Parquet ({error})") from error
+
+
+def _schema(path: Path) -> pa.Schema:
+    with _opened(path) as file:
+        return file.schema_arrow
+
+
+def _schema_of(settings: dict[str, Any]) -> pa.Schema:
+    """Return the schema of an output without rows: all its videos failed."""
+    chosen = settings["settings"]
+    return rows_schema(tuple(chosen["classes"]), chosen["landmarks"], settings)
+
+
+def _settings(schema: pa.Schema) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(schema.metadata[METADATA_KEY])
+    return settings
+
+
+def _read_rows(
+    path: Path, schema: pa.Schema, columns: list[str], videos: list[str] | None
+) -> Iterator[pa.Table]:
+    """Yield columns of one file's rows: all of them, or those of some videos."""
+    with _opened(path) as file:
+        if not file.schema_arrow.equals(schema):
+            raise ResultsError(
+                f"{path} has other columns than the files beside it: they are not of one output, "
+                "so read them one by one"
+            )
+        if videos is None:
+            yield file.read(columns).select(columns)
+            return
+        for group in range(file.num_row_groups):
+            if _may_hold(file.metadata.row_group(group), videos):
+                rows = file.read_row_group(group, [*{"video", *columns}])
+                yield _only(rows, videos).select(columns)
+
+
+def _may_hold(group: pq.RowGroupMetaData, videos: list[str]) -> bool:
+    """Whether a row group may hold rows of some videos, as far as its statistics say."""
+    statistics = group.column(0).statistics  # of `video`
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return any(statistics.min <= video <= statistics.max for video in videos)
+
+
+def _results(table: pa.Table, settings: dict[str, Any], videos: pa.Table | None) -> Results:
     landmarks = None
-    if "landmarks" in table.column_names:
-        landmarks = _landmark_array(table.column("landmarks"))
-        table = table.drop_columns(["landmarks"])
+    if _LANDMARKS in table.column_names:
+        landmarks = _landmark_array(table.column(_LANDMARKS))
+        table = table.drop_columns([_LANDMARKS])
     return Results(
-        rows=table.to_pandas(types_mapper=_PANDAS_TYPES.get),
+        rows=_to_pandas(table),
         landmarks=landmarks,
         settings=settings,
-        videos=read_table(beside).to_pandas(types_mapper=_PANDAS_TYPES.get)
-        if beside.exists()
-        else None,
+        videos=None if videos is None else _to_pandas(videos),
     )
 
 
-_PANDAS_TYPES = {
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-}
-
-
-def _metadata(settings: dict[str, Any] | None) -> dict[bytes, bytes]:
-    content = {"schema_version": SCHEMA_VERSION, **(settings or {})}
-    return {METADATA_KEY: json.dumps(content, sort_keys=True).encode()}
-
-
-def _nullable(values: NDArray[Any], face: NDArray[np.int64]) -> pa.Array:
-    """Spread faces' values over the rows; rows without a face (index -1) are null."""
-    spread = np.zeros(len(face), values.dtype)
-    spread[face >= 0] = values[face[face >= 0]]
-    return pa.array(spread, mask=face < 0)
-
-
-def _tensors(
-    points: NDArray[np.float32], face: NDArray[np.int64], tensor: pa.FixedShapeTensorType
-) -> pa.ExtensionArray:
-    element = np.float16 if tensor.value_type == pa.float16() else np.float32
-    spread = np.zeros((len(face), N_LANDMARKS * 2), element)
-    spread[face >= 0] = points[face[face >= 0]].reshape(-1, N_LANDMARKS * 2)
-    storage = pa.FixedSizeListArray.from_arrays(
-        pa.array(spread.ravel()), N_LANDMARKS * 2, mask=pa.array(face < 0)
-    )
-    return pa.ExtensionArray.from_storage(tensor, storage)
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    return frame
 
 
 def _landmark_array(column: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -15,11 +15,9 @@ from made_spans import a_span
 
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.predictor import Predictions
-from emopipe.pipeline.table.results import (
-    ResultsError,
+from emopipe.pipeline.table.results import ResultsError, read_records, read_results
+from emopipe.pipeline.table.schema import (
     VideoRecord,
-    read_records,
-    read_results,
     rows_schema,
     span_rows,
     videos_schema,

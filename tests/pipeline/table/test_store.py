@@ -1,8 +1,8 @@
 """Outputs are made whole, gone on with, and never mixed."""
 
 import itertools
-import multiprocessing
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,12 @@ import pytest
 
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table import store as store_module
-from emopipe.pipeline.table.results import ResultsError, read_records, read_results, span_rows
-from emopipe.pipeline.table.store import (
-    OutputError,
-    Store,
-    open_store,
-    part_key,
-    partial_path,
-    ranges,
-)
+from emopipe.pipeline.table import parts as parts_module
+from emopipe.pipeline.table.commit import ranges
+from emopipe.pipeline.table.output import OutputError, partial_path
+from emopipe.pipeline.table.results import ResultsError, read_records, read_results
+from emopipe.pipeline.table.schema import span_rows
+from emopipe.pipeline.table.store import Store, open_store, part_key
 
 SPAN = 10  # frames
 
@@ -263,7 +259,7 @@ def test_results_of_a_version_with_other_settings_are_not_mixed_with(out, tmp_pa
         do(store, a_video(tmp_path, "a.mp4"))
         store.finish()
     with (
-        pytest.raises(OutputError, match=r"another version .*\(backend\): choose another --out"),
+        pytest.raises(OutputError, match=r"another version .*\(backend\): choose another `out`"),
         opened(out, stride=1, backend="pyav"),
     ):
         pass
@@ -308,24 +304,26 @@ def test_a_frame_in_two_spans_is_an_error_of_ours(out, tmp_path):
             store.commit(video, np.arange(3 * SPAN))
 
 
-def _hold(out: Path, held, release) -> None:
-    with opened(out):
-        held.set()
-        release.wait(60)
+HOLD = """
+import sys
+from pathlib import Path
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.pipeline.table.store import open_store
+
+with open_store(Path(sys.argv[1]), {"settings": {}}, EMOTIONS_8):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_run_on_one_output_is_refused(out):
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(out, held, release))
-    other.start()
-    try:
-        assert held.wait(60)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
         with pytest.raises(OutputError, match="another run is writing"), opened(out):
             pass
-    finally:
-        release.set()
-        other.join(60)
+        other.stdin.close()
     with opened(out):
         pass
 
@@ -333,7 +331,7 @@ def test_a_second_run_on_one_output_is_refused(out):
 def test_an_output_that_is_not_ours_is_refused(tmp_path):
     theirs = tmp_path / "results.parquet"
     pq.write_table(pa.table({"x": [1]}), theirs)
-    with pytest.raises(OutputError, match="choose another --out"), opened(theirs):
+    with pytest.raises(OutputError, match="choose another `out`"), opened(theirs):
         pass
     assert pq.read_table(theirs).num_rows == 1
 
@@ -402,7 +400,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_many_rows_are_written_in_bounded_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "ROWS_PER_GROUP", 25)
+    monkeypatch.setattr(parts_module, "ROWS_PER_GROUP", 25)
     out = tmp_path / "results.parquet"
     with opened(out) as store:
         do(store, a_video(tmp_path, "a.mp4", frames=9 * SPAN), spans=9)
@@ -425,7 +423,7 @@ def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
     with opened(out) as store:
         record = store.commit(video, np.zeros(0, np.int64))
     assert record.status == "failed"
-    assert "no frame lies between --start and --end: it shows 0.0 to 1.2 s" in record.error
+    assert "no frame lies between the start and the end that were set: it shows 0.0 to 1.2 s" in record.error
 
 
 def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
