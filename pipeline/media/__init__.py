@@ -1,1 +1,1 @@
-"""Files to frames."""
+"""From media files to decoded frames: indexing, sampling, and decoding in a child process."""

@@ -184,7 +184,7 @@ class Decoder:
             ValueError: The indices do not ascend, or are not of this video or slice.
         """
         frame_indices = np.asarray(frame_indices, np.int64)
-        video.check(frame_indices)
+        video.check_frame_indices(frame_indices)
         self._call += 1
         return self._frames(video, frame_indices, self._call)
 

@@ -99,7 +99,7 @@ class Video:
         """Number of frames: those that a player shows or, in a slice, those that it covers."""
         return len(self.times)
 
-    def check(self, frame_indices: NDArray[np.int64]) -> None:
+    def check_frame_indices(self, frame_indices: NDArray[np.int64]) -> None:
         """Check that frame indices ascend and belong to this video or slice.
 
         Args:
@@ -132,7 +132,7 @@ class Video:
         """
         if not len(frame_indices):
             raise ValueError("`frame_indices` must hold at least one")
-        self.check(frame_indices)
+        self.check_frame_indices(frame_indices)
         first = int(frame_indices[0])
         part = slice(first - self.first, int(frame_indices[-1]) - self.first + 1)
         pts = self.pts[part].copy()

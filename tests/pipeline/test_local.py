@@ -13,22 +13,21 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from made_clips import ffmpeg
+from made_clips import ffmpeg, zero_packets
 from made_faces import FRAMES, face_clip, face_picture
 from PIL import Image
 
 from emopipe import analyze as analyze_videos
-from emopipe.pipeline import run as conduct
 from emopipe.pipeline import stages
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.local import run
-from emopipe.pipeline.media import video
+from emopipe.pipeline.media import readers, sampling
 from emopipe.pipeline.media.decoder import Decoder
-from emopipe.pipeline.run import Observer
+from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.settings import Settings, SettingsError
+from emopipe.pipeline.table.output import partial_path
 from emopipe.pipeline.table.results import Results, read_results
-from emopipe.pipeline.table.store import partial_path
 
 Analyzed = Callable[[str], Results]
 
@@ -140,33 +139,33 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short clip then has five spans."""
-    monkeypatch.setattr(video, "SPAN_FRAMES", 10)
+    monkeypatch.setattr(sampling, "SPAN_FRAMES", 10)
 
 
-class Interrupting(Observer):
+class Interrupting(ProgressCallback):
     """Ctrl-C behind so many spans of a run."""
 
     def __init__(self, spans: int) -> None:
         self._left = spans
 
-    def span_done(self, video: object, frames: int, faces: int) -> None:
+    def on_span(self, video: object, frames: int, faces: int) -> None:
         self._left -= 1
         if not self._left:
             raise KeyboardInterrupt
 
 
-class Counting(Observer):
+class Counting(ProgressCallback):
     """Counts what is done, and what an earlier run had done."""
 
     inputs_done = frames_done = frames = 0
 
-    def begun(self, inputs: object, done: int, *plan: object) -> None:
+    def on_start(self, inputs: object, done: int, *estimate: object) -> None:
         self.inputs_done = done
 
-    def video_begun(self, video: object, frames: int, done: int) -> None:
+    def on_video_start(self, video: object, frames: int, done: int) -> None:
         self.frames_done += done
 
-    def span_done(self, video: object, frames: int, faces: int) -> None:
+    def on_span(self, video: object, frames: int, faces: int) -> None:
         self.frames += frames
 
 
@@ -195,10 +194,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_table(
 
     for spans in (3, 4):  # in the first clip, then in the second
         with pytest.raises(KeyboardInterrupt):
-            run(inputs, stopped, FAST, observer=Interrupting(spans))
+            run(inputs, stopped, FAST, progress=Interrupting(spans))
         assert not stopped.exists()
     counting = Counting()
-    run(inputs, stopped, FAST, observer=counting)
+    run(inputs, stopped, FAST, progress=counting)
 
     assert (counting.inputs_done, counting.frames_done, counting.frames) == (1, 20, 30)
     assert_same(read_results(stopped), read_results(whole))
@@ -213,7 +212,7 @@ def test_a_second_run_does_what_is_new_or_changed(
     ffmpeg("-i", clip, "-c", "copy", "-frames:v", "20", two_clips / "b.mp4")
     shutil.copy2(clip, two_clips / "c.mp4")
     counting = Counting()
-    run(find_inputs([two_clips]), out, settings, observer=counting)
+    run(find_inputs([two_clips]), out, settings, progress=counting)
     assert (counting.inputs_done, counting.frames) == (1, 2 + 5)
     assert read_results(out).rows.groupby("video", observed=True).size().to_dict() == {
         "a.mp4": 5,
@@ -248,8 +247,8 @@ def failing(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     ("name", "says"),
     [
         ("empty.mp4", "is empty"),
-        ("text.mp4", "is no video"),
-        ("text.png", "is no picture"),
+        ("text.mp4", "is not a video"),
+        ("text.png", "is not an image"),
         ("no_index.mp4", "without its index"),
         ("audio.mp4", "has no video, perhaps only sound"),
     ],
@@ -300,38 +299,69 @@ def test_the_good_frames_of_a_damaged_video_are_delivered(
     np.testing.assert_allclose(rows.time, good.time, atol=1e-3)
 
 
-def test_decord_decodes_where_it_is_asked_for_and_can(failing: Results, tmp_path: Path) -> None:
+def test_what_the_backend_stumbles_over_fails_with_the_way_out(
+    failing: Results, tmp_path: Path
+) -> None:
     for name in ("good.mp4", "corrupt.mp4"):
         shutil.copy(failing.videos.set_index("video").path[name], tmp_path / name)
     found = analyze_videos(tmp_path, stride=2, backend="decord")
     videos = found.videos.set_index("video")
-    assert videos.backend.to_dict() == {"good.mp4": "decord", "corrupt.mp4": "pyav"}
+    assert videos.status.to_dict() == {"good.mp4": "ok", "corrupt.mp4": "failed"}
+    assert videos.backend["good.mp4"] == "decord"
+    assert videos.error["corrupt.mp4"].endswith("use `backend` pyav for it.")
     rows, others = found.rows.set_index(["video", "frame"]), failing.rows
-    others = others[others.video.isin(videos.index)].set_index(["video", "frame"])
+    others = others[others.video == "good.mp4"].set_index(["video", "frame"])
     assert rows.index.tolist() == others.index.tolist()
     assert np.abs(rows.valence - others.valence).max() < 0.05
 
 
-def test_decord_is_refused_where_it_is_not_installed(
+def test_what_the_backend_stumbles_over_midway_fails_as_a_whole(
+    failing: Results, tmp_path: Path, short_spans: None
+) -> None:
+    """Frames that it decoded before are not kept: the other backend will decode all of them."""
+    path = tmp_path / "damaged.mp4"
+    shutil.copy(failing.videos.set_index("video").path["good.mp4"], path)
+    spoiling = Spoiling(path)
+    out = tmp_path / "results.parquet"
+    inputs = find_inputs([path])
+    [record] = run(inputs, out, replace(FAST, backend="decord"), progress=spoiling)
+    assert record.status == "failed" and record.frames == 0
+    assert "decord met a damaged frame" in record.error
+    assert record.error.endswith("use `backend` pyav for it.")
+    assert len(read_results(out).rows) == 0
+
+
+class Spoiling(ProgressCallback):
+    """Damages a video once it is probed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_video_start(self, video: object, frames: int, done: int) -> None:
+        zero_packets(self._path, slice(40, 44))
+
+
+def test_a_backend_is_refused_where_it_is_not_installed(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conduct, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match="--backend decord: decord is not installed"):
+    monkeypatch.setattr(readers, "find_spec", lambda name: None if name == "decord" else True)
+    with pytest.raises(SettingsError, match="`backend` decord: the package decord is not inst"):
         run(find_inputs([clip]), tmp_path / "results.parquet", replace(FAST, backend="decord"))
     [record] = run(find_inputs([clip]), tmp_path / "results.parquet", FAST)
     assert record.backend == "pyav"
 
 
-class Striking(Observer):
+class Striking(ProgressCallback):
     """Sends the decoding child a signal behind the first span."""
 
     def __init__(self, blow: signal.Signals) -> None:
         self._blow: signal.Signals | None = blow
 
-    def span_done(self, video: object, frames: int, faces: int) -> None:
+    def on_span(self, video: object, frames: int, faces: int) -> None:
         if self._blow:
             children = psutil.Process().children()
-            [child] = [c for c in children if "emopipe.pipeline.media.decoder" in c.cmdline()]
+            decoding = "emopipe.pipeline.media.decoder_child"
+            [child] = [one for one in children if decoding in " ".join(one.cmdline())]
             child.send_signal(self._blow)
             self._blow = None
 
@@ -348,7 +378,7 @@ def test_a_decoder_that_dies_once_costs_nothing(
     # So large that it is not yet all in shared memory when the child is struck.
     large, out = tmp_path / "large.mp4", tmp_path / "results.parquet"
     ffmpeg("-i", clip, "-vf", "scale=960:960", "-frames:v", "30", large)
-    [record] = run(find_inputs([large]), out, FAST, observer=Striking(blow))
+    [record] = run(find_inputs([large]), out, FAST, progress=Striking(blow))
     assert (record.status, record.frames, record.error) == ("ok", 30, None)
     assert read_results(out).rows.frame.tolist() == list(range(30))
 

@@ -1,4 +1,4 @@
-"""The decoding child: whole and right frames, in any order, whatever befalls it."""
+"""The decoding child: all frames, correct and in any order, even if it crashes, hangs or leaks."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def collect(
     decoder: Decoder, video: Video, frame_indices: NDArray[np.int64] | None = None
 ) -> dict[int, NDArray[np.uint8]]:
-    """Copies of the frames by index."""
+    """Decode frames and copy them, by index."""
     wanted = np.arange(video.frames) if frame_indices is None else frame_indices
     found = {}
     for frames in decoder.frames(video, wanted):
@@ -227,7 +227,7 @@ def test_decord_stops_at_damage_and_pyav_goes_on(
     found = collect(decoder, decoder.probe(path, "damaged.mp4", "pyav"))
     missing = set(range(60)) - set(found)
     assert 2 <= len(missing) <= 14
-    assert missing <= set(range(42, 56))  # the group of pictures that was hit
+    assert missing <= set(range(42, 56))  # the damaged group of pictures
     assert_shown(found, shown)
 
 
@@ -290,7 +290,7 @@ def test_modules_of_the_users_do_not_stand_in_for_ours(
 def test_the_child_finds_the_package_where_it_is_not_installed(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the parent did: in the folder that holds it, behind all that is installed."""
+    """The child looks last in the folder in which the parent found the package."""
     project = Path(__file__).resolve().parents[3]
     package = tmp_path / "elsewhere" / "emopipe"
     package.mkdir(parents=True)

@@ -18,7 +18,7 @@ from emopipe.pipeline.media.video import Video, VideoError
 
 Made = Callable[[str], Path]
 
-GREY_LEVELS = 2.0  # by which two decoders' frames may differ on average
+GREY_LEVELS = 2.0  # two decoders' frames may differ by this on average
 
 READ_BY_BOTH = [
     "h264.mp4",
@@ -50,7 +50,7 @@ def decoded(video: Video) -> NDArray[np.uint8]:
 
 
 def greatest_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Of two sequences of frames: the worst frame's mean difference in grey levels."""
+    """Compare two sequences of frames: the worst frame's mean difference in grey levels."""
     assert a.shape == b.shape
     return float(max(np.abs(x.astype(np.int16) - y).mean() for x, y in zip(a, b, strict=True)))
 
@@ -146,8 +146,8 @@ def test_a_clock_that_starts_anew_does_not_mix_the_frames(made: Made, tmp_path: 
     ("size", "matrix", "extra"),
     [
         ("1280x720", "bt709", BT709),
-        ("1280x720", "bt709", ["-bsf:v", UNTAGGED]),  # players take HD for BT.709
-        ("160x96", "bt601", ["-bsf:v", UNTAGGED]),  # and smaller for BT.601
+        ("1280x720", "bt709", ["-bsf:v", UNTAGGED]),  # players assume BT.709 for HD
+        ("160x96", "bt601", ["-bsf:v", UNTAGGED]),  # and BT.601 for smaller
         ("160x96", "bt709", BT709),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_truncated_mp4_gives_its_good_frames(made: Made, tmp_path: Path) -> No
     good = {n: frame for n, frame in found.items() if frame is not None}
     assert len(good) >= video.frames - 1 > 20
     for index, frame in good.items():
-        # Frames are counted without those that are gone, so the last few may skip some.
+        # Missing frames are not counted, so before the last few some may be skipped.
         at = round(video.times[index] * 25)
         assert greatest_difference(frame[None], shown[at][None]) < GREY_LEVELS
 
@@ -193,7 +193,7 @@ def unreadable(made: Made, tmp_path: Path) -> Callable[[str], Path]:
         elif kind == "audio":
             ffmpeg("-f", "lavfi", "-i", "sine=duration=0.5", "-c:a", "aac", path)
         elif kind == "without_index":
-            ffmpeg("-i", made("h264.mp4"), "-c", "copy", path)  # which puts the index last
+            ffmpeg("-i", made("h264.mp4"), "-c", "copy", path)  # the index comes last
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif kind == "header_only":
             whole = made("h264.mp4").read_bytes()
@@ -246,7 +246,7 @@ def test_exif_turns_images(tmp_path: Path) -> None:
     rgb = np.zeros((40, 80, 3), np.uint8)
     rgb[:, :40] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise for display: left becomes top
+    exif[0x0112] = 6  # to be rotated clockwise for display: left becomes top
     Image.fromarray(rgb).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     shown = image(tmp_path / "turned.jpg")
     assert shown.shape == (80, 40, 3)
