@@ -29,11 +29,13 @@ class FileInfo:
     """What is known of a file or folder without opening it.
 
     Attributes:
-        is_folder: whether it is a folder.
+        is_file: whether it is a regular file.
+        is_folder: whether it is a folder; a device is neither.
         size: bytes; of no meaning for a folder.
         modified: modification time in s since 1970.
     """
 
+    is_file: bool
     is_folder: bool
     size: int
     modified: float
@@ -48,7 +50,7 @@ class LocalStorage:
             return None
         with suppress(FileNotFoundError):  # removed in between
             stat = path.stat()
-            return FileInfo(path.is_dir(), stat.st_size, stat.st_mtime)
+            return FileInfo(path.is_file(), path.is_dir(), stat.st_size, stat.st_mtime)
         return None
 
     def children(self, folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.storage import LockedError, storage_for
 from emopipe.pipeline.table.commit import OrderedRows, Transform, record_of
@@ -305,7 +306,7 @@ def open_store(
     with ExitStack() as stack:
         with writing(out):
             info = storage.stat(out)
-            if info and not info.is_folder and not is_single_file(out):
+            if info and info.is_file and not is_single_file(out):
                 raise OutputError(
                     f"`out` {out} is a file already: name one that ends in .parquet, or a folder"
                 )
@@ -323,8 +324,8 @@ def open_store(
 
 
 def part_key(video: Video) -> str:
-    """Name the parts of a video: of one content, decoded by one backend."""
-    return key_of(f"{video.name}\n{video.sha256}\n{video.backend}")
+    """Name the parts of a video: of one content, decoded by one backend, in spans of one size."""
+    return key_of(f"{video.name}\n{video.sha256}\n{video.backend}\n{SPAN_FRAMES}")
 
 
 def _tidy(partial: Path) -> None:
