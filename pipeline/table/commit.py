@@ -44,7 +44,7 @@ class OrderedRows:
         self._video = video
         self._schema = schema
         self._transforms = transforms
-        self._inside: deque[NDArray[np.int64]] = deque()  # keys of rows inside the transforms
+        self._in_transit: deque[NDArray[np.int64]] = deque()  # keys of rows in the transforms
 
     def tables(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield the rows after the transforms, lazily.
@@ -56,7 +56,8 @@ class OrderedRows:
             RuntimeError: a frame is in two spans, or a transform changed the schema, the order or
                 the rows.
         """
-        rows = self._spans(parts)
+        spans = self._spans(parts)
+        rows = spans
         for transform in self._transforms:
             rows = transform(rows)
         for table in rows:
@@ -64,7 +65,7 @@ class OrderedRows:
             self._require_same_rows(np.array_equal(_keys(table), self._next_keys(table.num_rows)))
             self.faces += table.num_rows - table.column("face").null_count
             yield table
-        self._require_same_rows(not self._inside)
+        self._require_same_rows(not self._in_transit and next(spans, None) is None)
 
     def _spans(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield the parts that have rows, and note these."""
@@ -77,17 +78,17 @@ class OrderedRows:
             if len(spans[-1]) and frames[0] <= spans[-1][-1]:
                 raise RuntimeError(f"{self._video}: a frame stands in two spans")
             spans.append(frames)
-            self._inside.append(_keys(part))
+            self._in_transit.append(_keys(part))
             yield part.replace_schema_metadata(self._schema.metadata)
         self.frames = np.concatenate(spans)
 
     def _next_keys(self, n_rows: int) -> NDArray[np.int64]:
         """Take the keys of the next rows that are to come out of the transforms."""
         keys = [np.zeros((0, 2), np.int64)]
-        while n_rows and self._inside:
-            first = self._inside.popleft()
+        while n_rows and self._in_transit:
+            first = self._in_transit.popleft()
             if len(first) > n_rows:
-                self._inside.appendleft(first[n_rows:])
+                self._in_transit.appendleft(first[n_rows:])
             keys.append(first[:n_rows])
             n_rows -= len(keys[-1])
         return np.concatenate(keys)
@@ -166,7 +167,7 @@ def _problem(video: Video, absent: int, wanted: int, truncated: bool, reason: st
     """Describe in words what is missing, and why if that is known."""
     if not wanted:
         shown = f"{video.times[0]:.1f} to {video.times[-1]:.1f} s"
-        return f"no frame lies between the start and the end that were set: it shows {shown}"
+        return f"no frame lies between the chosen start and end: it shows {shown}"
     problems = []
     if absent:
         problems.append(f"{absent} of {wanted} sampled frames are missing")

@@ -16,7 +16,6 @@ import pytest
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table import parts as parts_module
-from emopipe.pipeline.table.commit import ranges
 from emopipe.pipeline.table.output import OutputError, partial_path
 from emopipe.pipeline.table.results import ResultsError, read_records, read_results
 from emopipe.pipeline.table.schema import span_rows
@@ -412,18 +411,15 @@ def test_many_rows_are_written_in_bounded_groups(tmp_path, monkeypatch):
     assert max(sizes) < 25 + SPAN
 
 
-def test_missing_frames_are_joined_over_frames_that_were_not_sampled():
-    wanted = np.arange(0, 100, 10)
-    assert ranges(np.array([10, 20, 50, 90]), wanted) == ((10, 20), (50, 50), (90, 90))
-    assert ranges(np.array([], int), wanted) == ()
-
-
 def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
     video = a_video(tmp_path, "a.mp4")
     with opened(out) as store:
         record = store.commit(video, np.zeros(0, np.int64))
     assert record.status == "failed"
-    assert "no frame lies between the start and the end that were set: it shows 0.0 to 1.2 s" in record.error
+    assert (
+        "no frame lies between the chosen start and end: it shows 0.0 to 1.2 s"
+        in record.error
+    )
 
 
 def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
