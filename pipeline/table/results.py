@@ -120,7 +120,8 @@ def read_results(
     if wanted_videos is not None:
         _require_videos(wanted_videos, table_of_videos, files, out)
         files = _files_of(wanted_videos, files, out)
-        table_of_videos = table_of_videos and _only(table_of_videos, wanted_videos)
+        if table_of_videos is not None:
+            table_of_videos = _only(table_of_videos, wanted_videos)
     tables = [table for file in files for table in _read_rows(file, schema, names, wanted_videos)]
     table = pa.concat_tables(tables or [schema.empty_table().select(names)]).unify_dictionaries()
     return _results(table, _settings(schema), table_of_videos)
@@ -316,8 +317,11 @@ def _results(table: pa.Table, settings: dict[str, Any], videos: pa.Table | None)
     if _LANDMARKS in table.column_names:
         landmarks = _landmark_array(table.column(_LANDMARKS))
         table = table.drop_columns([_LANDMARKS])
+    rows = _to_pandas(table)
+    if "video" in rows:  # row groups are shared with videos that were not asked for
+        rows["video"] = rows["video"].cat.remove_unused_categories()
     return Results(
-        rows=_to_pandas(table),
+        rows=rows,
         landmarks=landmarks,
         settings=settings,
         videos=None if videos is None else _to_pandas(videos),

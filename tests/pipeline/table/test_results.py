@@ -5,16 +5,18 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_spans import a_span
+from made_spans import a_span, a_video
 
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.predictor import Predictions
+from emopipe.pipeline.table import parts
 from emopipe.pipeline.table.results import ResultsError, read_records, read_results
 from emopipe.pipeline.table.schema import (
     VideoRecord,
@@ -23,6 +25,7 @@ from emopipe.pipeline.table.schema import (
     videos_schema,
     videos_table,
 )
+from emopipe.pipeline.table.store import open_store, part_key
 
 
 def write(path: Path, faces_per_frame: list[int], landmarks: str = "float32") -> Predictions:
@@ -125,3 +128,124 @@ def test_faces_of_unequal_length_are_refused():
     span, _ = a_span([2, 1])
     with pytest.raises(ValueError, match="3 faces have 1 scores"):
         replace(span, scores=span.scores[:1])
+
+
+VIDEOS = ["a.mp4", "b/clip.mp4", "c.mp4"]
+
+
+def an_output(out: Path, frames: int = 30, **settings: object) -> Path:
+    """An output of three videos with two faces a frame, and one that failed."""
+    with open_store(out, {"settings": settings}, EMOTIONS_8) as store:
+        for name in VIDEOS:
+            video = a_video(out.parent / "videos", name, frames)
+            span, predictions = a_span([2] * frames, name, stride=1)
+            rows = span_rows(span, predictions, predictions.landmarks, store.schema)
+            store.write(part_key(video), 0, rows)
+            store.commit(video, np.arange(frames))
+        store.fail("bad.mp4", out.parent / "videos" / "bad.mp4", "it is text")
+        store.finish()
+    return out
+
+
+@pytest.fixture(params=["results.parquet", "results"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return an_output(tmp_path / request.param)
+
+
+def test_named_columns_come_in_the_tables_order(output):
+    results = read_results(output, columns=["valence", "video"], landmarks=False)
+    assert list(results.rows.columns) == ["video", "valence"]
+    every = read_results(output)
+    assert results.rows.equals(every.rows[["video", "valence"]])
+    assert results.landmarks is None
+    assert list(read_results(output, columns="time").rows.columns) == ["time"]
+
+
+def test_named_videos_are_read_alone(output):
+    every = read_results(output)
+    mask = (every.rows.video == "b/clip.mp4").to_numpy()
+    one = read_results(output, videos="b/clip.mp4")
+    expected = every.rows[mask].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one.rows, expected, check_categorical=False)
+    assert one.rows.video.cat.categories.tolist() == ["b/clip.mp4"]
+    np.testing.assert_array_equal(one.landmarks, every.landmarks[mask])
+    assert one.videos.video.tolist() == ["b/clip.mp4"]
+
+    two = read_results(output, columns=["frame"], videos=["c.mp4", "a.mp4", "bad.mp4"])
+    assert list(two.rows.columns) == ["frame"]
+    assert len(two.rows) == len(two.landmarks) == 2 * 60
+    assert sorted(two.videos.status) == ["failed", "ok", "ok"]
+    nothing = read_results(output, videos=["bad.mp4"])
+    assert nothing.rows.columns.equals(every.rows.columns)
+    assert nothing.landmarks.shape == (0, 68, 2)
+
+
+def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "ROWS_PER_GROUP", 60)
+    out = an_output(tmp_path / "results.parquet")
+    groups = []
+    read = pq.ParquetFile.read_row_group
+
+    def read_row_group(file, group, columns):
+        groups.append((group, set(columns)))
+        return read(file, group, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
+    read_results(out, columns=["valence"], videos=["b/clip.mp4"], landmarks=False)
+    assert groups == [(1, {"video", "valence"})]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"columns": ["valance"]}, r"has no column 'valance': did you mean valence\?"),
+        ({"columns": "qqq"}, "has no column 'qqq': it has video, frame, time"),
+        ({"columns": ["landmarks"]}, "`columns` does not name the landmarks"),
+        ({"columns": 5}, "`columns` is a name or a list of names, not 5"),
+        ({"videos": ["clip.mp4"]}, r"has no video 'clip\.mp4': did you mean b/clip\.mp4\?"),
+        ({"videos": "q"}, r"`videos`: .* has no video 'q': it has a\.mp4, b/clip\.mp4"),
+        ({"videos": [1]}, r"`videos` is a name or a list of names, not \[1\]"),
+        ({"landmarks": "none"}, "`landmarks` is True or False, not 'none'"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(output, arguments, says):
+    with pytest.raises(ResultsError, match=says):
+        read_results(output, **arguments)
+
+
+def test_videos_are_known_without_the_videos_table(output):
+    (output.parent / "results.videos.parquet").unlink()
+    assert len(read_results(output, videos=["b/clip.mp4"]).rows) == 60
+    assert read_results(output).videos is None
+    with pytest.raises(ResultsError, match=r"did you mean b/clip\.mp4\?"):
+        read_results(output, videos=["b-clip.mp4"])
+
+
+@pytest.mark.parametrize("path", [5, None, "", ["results.parquet"]])
+def test_a_path_of_a_wrong_type_is_a_sentence(path):
+    with pytest.raises(ResultsError, match="`path` is a results file or folder, not "):
+        read_results(path)
+
+
+def test_the_current_folder_may_be_the_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(an_output(tmp_path / "results"))
+    assert len(read_results(".").rows) == 3 * 60
+    assert read_results(".").videos is not None
+
+
+def test_files_of_two_outputs_are_not_mixed(output):
+    elsewhere = output.parent / "videos"
+    with pytest.raises(ResultsError, match="neither a results file nor a folder"):
+        read_results(elsewhere)
+    if output.suffix:
+        with pytest.raises(ResultsError, match="are not of one output"):
+            read_results(output.parent)
+
+
+def test_results_are_shown_in_a_few_lines(output):
+    shown = repr(read_results(output)).splitlines()
+    assert shown[0] == "<Results: 180 rows, 3 videos, 90 frames, 180 faces"
+    assert shown[1].startswith(" columns: video, frame, time, face, track, x1")
+    assert shown[2:] == [" landmarks: (180, 68, 2) float32", " model: unknown>"]
+    few = repr(read_results(output, columns=["emotion"], landmarks=False)).splitlines()
+    assert few[:3] == ["<Results: 180 rows", " columns: emotion", " landmarks: none"]

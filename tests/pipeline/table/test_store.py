@@ -416,10 +416,7 @@ def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
     with opened(out) as store:
         record = store.commit(video, np.zeros(0, np.int64))
     assert record.status == "failed"
-    assert (
-        "no frame lies between the chosen start and end: it shows 0.0 to 1.2 s"
-        in record.error
-    )
+    assert "no frame lies between the chosen start and end: it shows 0.0 to 1.2 s" in record.error
 
 
 def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
