@@ -85,7 +85,7 @@ class VideoRecord:
         status: "ok", "partial" (some sampled frames are missing) or "failed" (all are).
         error: what went wrong, in words.
         missing: ranges (first, last) of sampled frames that are not in the table, both inclusive.
-        backend: what decoded it: "decord", "pyav" or "image".
+        backend: what decoded it, such as "pyav"; "image" for an image.
         frames: sampled frames in the table.
         faces: rows with a face.
         fps: mean frames per second of the video.

@@ -279,7 +279,8 @@ def test_the_other_videos_are_done(failing: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("truncated.mp4", "cut short"), ("corrupt.mp4", "could not be had")]
+    ("name", "says"),
+    [("truncated.mp4", "cut short"), ("corrupt.mp4", "sampled frames are missing")],
 )
 def test_the_good_frames_of_a_damaged_video_are_delivered(
     failing: Results, name: str, says: str
