@@ -1,4 +1,4 @@
-"""A clip and a picture of a real face, made from scikit-image's public-domain portrait."""
+"""A clip and images of a real face, made from scikit-image's public-domain portrait."""
 
 from functools import cache
 from pathlib import Path
@@ -12,12 +12,12 @@ from emopipe.jobs.demo import FRAMES, make_video
 __all__ = ["FRAMES", "face_clip", "face_picture", "two_faces_picture"]
 
 KEY_FRAME_EVERY = 10
-"""So that damage ends, and a cut file is good up to the cut."""
+"""Damage ends at the next key frame, and a truncated file is good up to its last one."""
 
 
 @cache
 def face_clip(folder: Path) -> Path:
-    """50 frames of 320×320 at 25 a second with one face on each; its index stands first."""
+    """50 frames of 320×320 px at 25 frames/s with one face each; the MP4 index comes first."""
     made, path = folder / "made" / "face.mp4", folder / "face.mp4"
     made.parent.mkdir()
     make_video(made)

@@ -1,4 +1,4 @@
-"""From a detector's boxes to the network's crops, and points back to the frame.
+"""Alignment: from a detector's boxes to the network's crops, and points back to the frame.
 
 All coordinates are continuous: pixel i covers [i, i + 1), so a frame's right edge is at its width.
 """
@@ -24,14 +24,14 @@ CropMode = Literal["square", "box"]
 def crop_boxes(
     faces: Faces, calibration: BoxToLandmarks, crop: CropSpec, mode: CropMode = "square"
 ) -> NDArray[np.float32]:
-    """Say where each face's crop lies in the frame.
+    """Compute where each face's crop lies in the frame.
 
     Args:
         faces: the frame's faces.
-        calibration: of the detector that found them.
-        crop: where the network wants its crop, relative to the landmarks.
-        mode: "square" as `crop` says; "box" for the detector's box as it is, which `cut` then
-            stretches to a square (the published video demo's way).
+        calibration: that of the detector that found them.
+        crop: where the network expects its crop, relative to the landmarks.
+        mode: "square" for a square placed by `crop`; "box" for the detector's box itself, which
+            `cut` then stretches to a square, as the published video demo does.
 
     Returns:
         (n, 4) float32 x1 y1 x2 y2 in pixels of the frame; they may reach beyond it.
@@ -49,12 +49,12 @@ def crop_boxes(
 def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating[Any]], size: int) -> NDArray[np.uint8]:
     """Cut boxes out of a frame and resample each to a square.
 
-    Sub-pixel exact, and antialiased where it shrinks: a still face under a slowly moving box keeps
-    looking the same, so its landmarks keep still too.
+    Boxes count with sub-pixel precision, and shrinking is antialiased: while a box moves slowly
+    over a still face the crop shows it unchanged, so its landmarks do not jitter.
 
     Args:
         image: (height, width, 3) uint8 RGB.
-        boxes: (n, 4) x1 y1 x2 y2 in pixels of the frame, each with some extent; what lies beyond
+        boxes: (n, 4) x1 y1 x2 y2 in pixels of the frame, with x1 < x2 and y1 < y2; what lies beyond
             the frame is black.
         size: side of the crops, pixels.
 
@@ -63,13 +63,13 @@ def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating[Any]], size: int) -
     """
     crops = np.empty((len(boxes), size, size, 3), np.uint8)
     for crop, box in zip(crops, boxes.astype(np.float64), strict=True):
-        # The resampling filter reaches one output pixel beyond the box.
+        # The resampling filter reads one output pixel beyond the box.
         margin = np.tile(np.ceil((box[2:] - box[:2]) / size) + 1, 2) * [-1, -1, 1, 1]
         left, top, right, bottom = (math.floor(edge) for edge in box + margin)
         region = Image.fromarray(_region(image, left, top, right, bottom))
         corner = np.array([left, top, left, top])
-        # Shrinking in two steps, the first by whole pixels, is 2 to 3 times faster for a large
-        # face and costs a fraction of a grey level.
+        # Shrinking in two steps, the first by an integer factor, is 2 to 3 times faster for large
+        # faces and changes the result by a fraction of a grey level.
         resized = region.resize(
             (size, size),
             Image.Resampling.BILINEAR,
@@ -83,7 +83,7 @@ def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating[Any]], size: int) -
 def to_frame(
     points: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]], size: int
 ) -> NDArray[np.float32]:
-    """Take points from crops to the frame; `to_crop` takes them back.
+    """Transform points from crops to the frame; `to_crop` is the inverse.
 
     Args:
         points: (n, k, 2) x y in crop pixels.
@@ -100,7 +100,7 @@ def to_frame(
 def to_crop(
     points: NDArray[np.floating[Any]], boxes: NDArray[np.floating[Any]], size: int
 ) -> NDArray[np.float32]:
-    """Take points from the frame to crops: the inverse of `to_frame`.
+    """Transform points from the frame to crops: the inverse of `to_frame`.
 
     Args:
         points: (n, k, 2) x y in pixels of the frame.
@@ -115,10 +115,10 @@ def to_crop(
 
 
 def sharpness(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How much fine detail each crop has: the variance of its Laplacian.
+    """Measure how much fine detail each crop has: the variance of its Laplacian.
 
-    Blurred, badly compressed and enlarged faces have little. Compare it only between crops of one
-    size, and with care between people and lightings.
+    It is low for blurred, strongly compressed and enlarged faces. Compare it only between crops of
+    one size, and with care between people and lighting conditions.
 
     Args:
         crops: (n, size, size, 3) uint8 RGB.
@@ -133,7 +133,7 @@ def sharpness(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _region(
     image: NDArray[np.uint8], left: int, top: int, right: int, bottom: int
 ) -> NDArray[np.uint8]:
-    """A contiguous copy of a rectangle of the frame, black beyond the frame."""
+    """Copy a rectangle of the frame, black beyond the frame."""
     height, width = image.shape[:2]
     region = np.zeros((bottom - top, right - left, 3), np.uint8)
     x1, x2 = (min(max(x, 0), width) for x in (left, right))
@@ -145,6 +145,6 @@ def _region(
 def _corners_and_extents(
     boxes: NDArray[np.floating[Any]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n, 1, 2) top left corner and (n, 1, 2) width and height of each box."""
+    """Return the top left corner (n, 1, 2) and the width and height (n, 1, 2) of each box."""
     exact = boxes.astype(np.float64)[:, None]
     return exact[..., :2], exact[..., 2:] - exact[..., :2]

@@ -2,8 +2,8 @@
 
     python -m emopipe.pipeline.faces.calibrate landmarks68.parquet --detector centerface
 
-The figures it prints are the constants of `pipeline.faces.detectors`. The file is a Parquet table
-of face pictures, see `emonet.data.landmarks68.read_samples`.
+The values that it prints are the constants in `pipeline.faces.detectors`. The file is a Parquet
+table of face images, see `emonet.data.landmarks68.read_samples`.
 """
 
 import argparse
@@ -21,24 +21,24 @@ from emopipe.pipeline.faces.base import BoxToLandmarks, Detector
 from emopipe.pipeline.faces.detectors import DETECTORS, load_detector
 
 PADDING = 0.5
-"""Border put around each picture, in units of its side: such crops are tighter than frames are."""
+"""Border added to each image, in units of its side: the images show less background than frames."""
 
 
 class CalibrationError(EmopipeError):
-    """Nothing can be measured on these pictures."""
+    """Images on which no face is found, so that nothing can be measured."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a detector's boxes have to do with the landmarks.
+    """Where the landmarks lie relative to a detector's boxes.
 
     Attributes:
-        looked_at: pictures, mirror images included.
-        ratios: (found, 3) float64: for each face found, the landmarks' centre relative to the
-            box's (x, y) and the landmarks' mean extent, in units of the box's mean side.
+        n_images: number of images, mirror images included.
+        ratios: (found, 3) float64, for each face found: x and y of the landmarks' centre relative
+            to the box's, and the landmarks' mean extent, in units of the box's mean side.
     """
 
-    looked_at: int
+    n_images: int
     ratios: NDArray[np.float64]
 
     @property
@@ -49,23 +49,24 @@ class Measurement:
 
 
 def measure(detector: Detector, samples: Iterable[Sample], padding: float = PADDING) -> Measurement:
-    """Let a detector find the faces of pictures and of their mirror images.
+    """Run a detector on images and their mirror images.
 
-    With the mirror images it does not matter which way the people happened to look.
+    With the mirror images the result does not depend on which way people happened to face.
 
     Args:
         detector: the detector.
-        samples: pictures of one face each.
-        padding: border put around them, in units of their side: the edge pixels, repeated.
+        samples: images of one face each.
+        padding: width of the border around them, which repeats the edge pixels, in units of their
+            side.
 
     Raises:
         CalibrationError: it found no face at all.
     """
-    looked_at = 0
+    n_images = 0
     ratios = []
     for sample in samples:
         for one in (sample, _mirrored(sample)):
-            looked_at += 1
+            n_images += 1
             padded = _padded(one, padding)
             (faces,) = detector.detect([padded.image])
             low, high = padded.landmarks.min(axis=0), padded.landmarks.max(axis=0)
@@ -78,21 +79,21 @@ def measure(detector: Detector, samples: Iterable[Sample], padding: float = PADD
             shift = (low + high) / 2 - centre
             ratios.append([*shift, (high - low).mean()] / faces.sides[0])
     if not ratios:
-        raise CalibrationError(f"{detector.name} found no face on {looked_at} pictures")
-    return Measurement(looked_at, np.array(ratios))
+        raise CalibrationError(f"{detector.name} found no face on {n_images} images")
+    return Measurement(n_images, np.array(ratios))
 
 
 def report(measurement: Measurement, calibration: BoxToLandmarks) -> str:
-    """Put a measurement into words.
+    """Describe a measurement in text.
 
     Args:
-        measurement: what was measured.
-        calibration: the one to judge by it.
+        measurement: the measurement.
+        calibration: the calibration whose error on the measured faces is to be reported.
     """
     ratios = measurement.ratios
     lines = [
-        f"{len(ratios)} faces found on {measurement.looked_at} pictures "
-        f"({len(ratios) / measurement.looked_at:.1%}), in units of the box's mean side:"
+        f"{len(ratios)} faces found on {measurement.n_images} images "
+        f"({len(ratios) / measurement.n_images:.1%}), in units of the box's mean side:"
     ]
     for name, values in zip(("shift x", "shift y", "scale"), ratios.T, strict=True):
         low, median, high = np.percentile(values, [25, 50, 75])
@@ -122,9 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--detector", choices=DETECTORS, default=DETECTORS[0], help="what to measure"
     )
     parser.add_argument("--detector-weights", type=Path, help="its weights: a file or a folder")
-    parser.add_argument("--rows", type=int, help="how many pictures (default: all)")
+    parser.add_argument("--rows", type=int, help="how many images (default: all)")
     parser.add_argument(
-        "--padding", type=float, default=PADDING, help="border, in units of the picture's side"
+        "--padding", type=float, default=PADDING, help="border, in units of the image's side"
     )
     options = parser.parse_args(arguments)
     try:

@@ -36,7 +36,7 @@ def test_the_calibration_in_use_is_the_measured_one(
 ) -> None:
     detector = load_detector(name, weights=None if name == "centerface" else shared / "weights")
     measured = measure(detector, read_samples(landmarks68, ROWS))
-    assert len(measured.ratios) >= 0.98 * measured.looked_at == 0.98 * 2 * ROWS
+    assert len(measured.ratios) >= 0.98 * measured.n_images == 0.98 * 2 * ROWS
     np.testing.assert_allclose(measured.calibration.shift, detector.calibration.shift, atol=0.02)
     assert measured.calibration.scale == pytest.approx(detector.calibration.scale, abs=0.03)
 
@@ -46,7 +46,7 @@ def test_the_command_prints_what_it_measured(
 ) -> None:
     main([str(landmarks68), "--rows", "5"])
     printed = capsys.readouterr().out
-    assert printed.startswith("centerface: 10 faces found on 10 pictures (100.0%)")
+    assert printed.startswith("centerface: 10 faces found on 10 images (100.0%)")
     for line in ("shift x", "shift y", "scale", "centre", "extent"):
         assert f"\n  {line}  " in printed
 
@@ -63,8 +63,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         main([str(path)])
 
 
-def test_pictures_without_faces_give_no_calibration() -> None:
+def test_images_without_faces_give_no_calibration() -> None:
     points = np.random.default_rng(0).uniform(0, 80, (68, 2))
     grey = Sample("nobody", np.full((80, 80, 3), 128, np.uint8), points)
-    with pytest.raises(CalibrationError, match="centerface found no face on 2 pictures"):
+    with pytest.raises(CalibrationError, match="centerface found no face on 2 images"):
         measure(load_detector("centerface"), [grey])

@@ -81,7 +81,7 @@ def test_points_are_where_eyes_nose_and_mouth_are(detector: Detector, shared: Pa
     for (x1, y1, x2, y2), points in zip(faces.boxes, faces.points, strict=True):
         assert np.all((points > [x1, y1]) & (points < [x2, y2]))
         right_eye, left_eye, nose, right_mouth, left_mouth = points
-        # A person's right is left in the picture.
+        # A person's right is on the left of the image.
         assert right_eye[0] < nose[0] < left_eye[0]
         assert right_mouth[0] < left_mouth[0]
         assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
@@ -135,7 +135,7 @@ def test_the_box_of_a_still_face_hardly_jitters(
     assert sides.std() < 0.01 * sides.mean()
 
 
-def test_a_picture_as_small_as_fer2013s_is_looked_at_enlarged(
+def test_an_image_as_small_as_fer2013s_is_enlarged(
     detector: Detector, portrait: NDArray[np.uint8]
 ) -> None:
     x1, y1, x2, y2 = only(detector.detect([portrait])[0]).astype(int)
@@ -146,7 +146,7 @@ def test_a_picture_as_small_as_fer2013s_is_looked_at_enlarged(
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (2000, 3), (7, 5), (33, 31)])
 @pytest.mark.parametrize("level", [0, 128])
-def test_a_flat_picture_of_any_shape_has_no_face(
+def test_a_flat_image_of_any_shape_has_no_face(
     detector: Detector, shape: tuple[int, int], level: int
 ) -> None:
     (faces,) = detector.detect([np.full((*shape, 3), level, np.uint8)])
@@ -185,7 +185,7 @@ def test_sfd_runs_from_a_file_of_its_weights(tmp_path: Path) -> None:
     assert faces.points is None
 
 
-def test_boxes_that_are_none_are_dropped_and_the_rest_sorted() -> None:
+def test_invalid_boxes_are_dropped_and_the_rest_sorted() -> None:
     def network(_picture: NDArray[np.uint8]) -> Detections:
         boxes = [[1, 1, 5, 5], [np.nan, 0, 4, 4], [0, 0, np.inf, 4], [3, 3, 3, 9], [2, 2, 9, 9]]
         return Detections(
