@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from emopipe.emonet.errors import EmopipeError
 
 _KEY = "setting"
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -90,11 +94,43 @@ def types_of(settings: type) -> dict[str, Any]:
     return get_type_hints(settings)
 
 
+class ArgumentError(EmopipeError, TypeError):
+    """A call of a public function with an argument that it does not have, lacks or cannot use."""
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Make calls of a public function that do not fit its signature fail with a sentence.
+
+    Raises:
+        ArgumentError: an unknown or a missing argument.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        name = function.__name__
+        for unknown in kwargs.keys() - signature.parameters.keys():
+            guess = did_you_mean(unknown, signature.parameters)
+            raise ArgumentError(f"{name} has no argument `{unknown}`{guess}")
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{name}: {error}; see help(emopipe.{name})") from None
+        return function(*args, **kwargs)
+
+    return call
+
+
 def documented(settings: type[T]) -> type[T]:
     """Add the fields and their help to a settings dataclass's docstring."""
-    lines = [f"    {name}: {rule.help}" for name, rule in rules_of(settings).items()]
-    settings.__doc__ = "\n".join([(settings.__doc__ or "").rstrip(), "", "Attributes:", *lines])
+    described = (settings.__doc__ or "").rstrip()
+    settings.__doc__ = f"{described}\n\nAttributes:\n{help_lines(settings)}"
     return settings
+
+
+def help_lines(settings: type) -> str:
+    """The fields of a settings dataclass with their help, a line each."""
+    return "\n".join(f"    {name}: {rule.help}" for name, rule in rules_of(settings).items())
 
 
 def check_settings(settings: Any, error: type[EmopipeError]) -> None:

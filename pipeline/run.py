@@ -1,76 +1,104 @@
-"""What every way of running shares: who is told, what frames a run, the machine's cores.
+"""What every engine shares: the frame of a run, its progress callback, the machine's cores.
 
-Light: the Ray job loads it, and PyTorch only while Ray starts.
+Light: neither PyTorch nor Ray is loaded for it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emopipe.pipeline.estimate import Plan, plan
+from emopipe.pipeline.estimate import Estimate, estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.media.readers import missing_backend
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.settings import Settings, SettingsError, describe
-from emopipe.pipeline.table.results import VideoRecord
+from emopipe.pipeline.table.schema import VideoRecord
 from emopipe.pipeline.table.store import Store, open_store
 
 if TYPE_CHECKING:
     from emopipe.emonet.checkpoint import Checkpoint
 
-TRIES = 3
-"""How often a span is begun before its frames count as missing."""
+MAX_ATTEMPTS = 3
+"""How often a span is tried before its frames count as missing."""
+
+Finished = tuple[InputFile, VideoRecord]
+"""An input that is committed, with its record."""
 
 
-class Observer:
-    """Is told how a run goes on; this one does nothing with it."""
+@dataclass(frozen=True)
+class FailedSpan:
+    """A span that no attempt finished.
 
-    def begun(self, inputs: Inputs, done: int, ahead: Plan) -> None:
-        """The run begins; an earlier one finished `done` inputs, `ahead` is left."""
+    Attributes:
+        video: the input's name.
+        span: which span of it.
+        reason: what went wrong in the last attempt, in words.
+    """
 
-    def video_begun(self, video: Video, frames: int, done: int) -> None:
-        """A video begins: so many sampled frames, of which so many were done earlier."""
+    video: str
+    span: int
+    reason: str
 
-    def span_done(self, video: Video, frames: int, faces: int) -> None:
-        """So many more frames and faces of a video are done."""
 
-    def video_done(self, file: InputFile, record: VideoRecord) -> None:
+Work = Callable[[Store, list[InputFile], Estimate], Iterator[Finished]]
+"""Analyzes inputs in any order and yields each once it is committed."""
+
+
+class ProgressCallback:
+    """Follows a run. Every method does nothing here; override those of interest."""
+
+    def on_phase(self, text: str) -> None:
+        """The run enters a phase before the first frame, such as "starting Ray"."""
+
+    def on_message(self, text: str) -> None:
+        """Something the user should read, such as which engine runs and why."""
+
+    def on_start(self, inputs: Inputs, done: int, estimate: Estimate) -> None:
+        """The run begins; `done` inputs are finished already, `estimate` is what is left."""
+
+    def on_video_start(self, video: Video, frames: int, done: int) -> None:
+        """A video begins: it has `frames` sampled frames, of which `done` are finished already."""
+
+    def on_span(self, video: Video, frames: int, faces: int) -> None:
+        """`frames` more frames of a video are finished, with `faces` faces on them."""
+
+    def on_video_end(self, file: InputFile, record: VideoRecord) -> None:
         """A video is committed."""
 
 
-def conduct(
+def run_analysis(
     inputs: Inputs,
     out: Path,
     settings: Settings,
     checkpoint: Checkpoint,
     overwrite: bool,
-    observer: Observer,
-    work: Callable[[Store, list[InputFile], Plan], Iterator[tuple[InputFile, VideoRecord]]],
+    progress: ProgressCallback,
+    work: Work,
 ) -> list[VideoRecord]:
-    """Open the output, have what is not there yet worked off, and put the results in place.
+    """Open the output, let an engine analyze what it lacks, and put the results in place.
 
     Args:
         inputs: what to analyze.
         out: results file or folder.
-        settings: as `resolved` gave them.
-        checkpoint: of the network.
+        settings: as `resolved` returned them.
+        checkpoint: describes the network.
         overwrite: start anew.
-        observer: is told how it goes on.
-        work: does inputs, of which the plan tells how long they are, in any order, and yields
-            each with its record once it is committed.
+        progress: follows the run.
+        work: the engine.
 
     Returns:
         One record for each input, in their order.
 
     Raises:
-        EmopipeError: decord is asked for and not here, the output cannot be used, or `work` raised
-            it.
+        EmopipeError: the decoding backend is not installed, the output cannot be used, or the
+            engine failed.
     """
-    if settings.backend == "decord" and find_spec("decord") is None:
-        raise SettingsError("--backend decord: decord is not installed; without it PyAV decodes")
+    if missing := missing_backend(settings.backend):
+        raise SettingsError(missing)
     description = describe(settings, checkpoint)
     with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
         records = {
@@ -79,16 +107,16 @@ def conduct(
             if (record := store.record(file.name, file.path))
         }
         todo = [file for file in inputs.files if file.name not in records]
-        ahead = plan(todo, settings)
-        observer.begun(inputs, len(records), ahead)
+        ahead = estimate(todo, settings)
+        progress.on_start(inputs, len(records), ahead)
         for file, record in work(store, todo, ahead):
             records[file.name] = record
-            observer.video_done(file, record)
+            progress.on_video_end(file, record)
         store.finish()
     return [records[file.name] for file in inputs.files]
 
 
-def cores() -> int:
+def available_cores() -> int:
     """How many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

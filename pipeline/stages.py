@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,36 +17,28 @@ from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.run import TRIES
+from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
 from emopipe.pipeline.settings import Settings
-from emopipe.pipeline.table.results import DetectedSpan, span_rows
-
-
-@dataclass(frozen=True)
-class FailedSpan:
-    """A span that no try brought to its end.
-
-    Attributes:
-        video: the input's name.
-        span: which span of it.
-        reason: what went wrong the last time, in words.
-    """
-
-    video: str
-    span: int
-    reason: str
+from emopipe.pipeline.table.schema import DetectedSpan, span_rows
 
 
 class FaceStage:
-    """Decodes, detects and aligns. A context manager, since it owns the decoding child.
+    """Decodes, detects and aligns. A context manager: it owns the decoding child.
 
     Args:
-        settings: the analysis's.
+        settings: of the analysis.
         crop: where the network wants its crop.
-        size: the crop's side, pixels.
+        size: side of the crops, pixels.
+
+    Attributes:
+        decoder: the decoding child's parent side.
+
+    Raises:
+        EmopipeError: the detector's weights cannot be used.
     """
 
     def __init__(self, settings: Settings, crop: CropSpec, size: int) -> None:
+        self.decoder = Decoder()
         self._settings = settings
         self._detector = load_detector(
             settings.detector,
@@ -57,61 +49,56 @@ class FaceStage:
         )
         self._crop = crop
         self._size = size
-        self._decoder = Decoder()
 
-    def __enter__(self) -> "FaceStage":
-        self._decoder.__enter__()
+    def __enter__(self) -> Self:
+        self.decoder.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._decoder.__exit__(*exception)
+        self.decoder.__exit__(*exception)
 
-    def probe(self, file: InputFile, backend: str | None = None) -> Video:
+    def probe(self, file: InputFile) -> Video:
         """Index a file in the decoding child, which a broken file may crash or hang.
 
-        Args:
-            file: which.
-            backend: who is to decode it; None for the settings' choice.
-
         Raises:
-            VideoError: it has no frame to look at.
-            DecodeError: the child crashed or hung over it.
+            VideoError: it has no frame that can be decoded.
+            DecodeError: the child crashed or hung on it.
         """
-        return self._decoder.probe(file.path, file.name, backend or self._settings.backend)
+        return self.decoder.probe(file.path, file.name, self._settings.backend)
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
     ) -> Iterator[DetectedSpan | FailedSpan]:
-        """Yield a video's spans in order, each once it is whole, or lost after three tries.
+        """Yield a video's spans in order, each once it is complete or all attempts have failed.
 
         Frames that the decoder could not deliver are not in their span.
 
         Args:
-            video: the video.
-            wanted: span index to frame numbers, ascending.
+            video: the video, or the slice of it that holds the wanted frames.
+            wanted: span index to frame indices, ascending.
 
         Raises:
-            DecodeError: of kind "backend": the video's backend cannot decode it correctly. Nothing
-                of the video is to be kept.
+            DecodeError: of kind "backend": the video's backend cannot decode it correctly, and
+                nothing of the video is to be kept.
         """
         pending = dict(wanted)
-        tries = 0
+        attempts = 0
         while pending:
             first = next(iter(pending))
-            # Behind a failure one at a time: a child that dies takes frames along that it has not
-            # handed over, and these may be of spans before the one that kills it.
-            attempted = {first: pending[first]} if tries else dict(pending)
+            # After a failure one span at a time: with a child that dies, frames are lost that it
+            # had not handed over yet, and these may be of spans before the one that kills it.
+            attempted = {first: pending[first]} if attempts else dict(pending)
             try:
                 for found in self._attempt(video, attempted):
                     del pending[found.span]
                     yield found
-                tries = 0
+                attempts = 0
             except Exception as problem:
                 if isinstance(problem, DecodeError) and problem.kind == "backend":
                     raise
-                tries = tries + 1 if first in pending else 1
-                if tries == TRIES:
-                    tries = 0
+                attempts = attempts + 1 if first in pending else 1
+                if attempts == MAX_ATTEMPTS:
+                    attempts = 0
                     span = next(iter(pending))
                     del pending[span]
                     yield FailedSpan(video.name, span, str(problem) or repr(problem))
@@ -122,46 +109,50 @@ class FaceStage:
         """Yield spans until something breaks."""
         collected: list[_FrameFaces] = []
         waiting = list(wanted)
-        for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
-            for looked in self._look(frames):
-                while looked.frame_index > wanted[waiting[0]][-1]:
+        for frames in self.decoder.frames(video, np.concatenate(list(wanted.values()))):
+            for frame in self._detect(frames):
+                while frame.index > wanted[waiting[0]][-1]:
                     yield self._span(video, waiting.pop(0), collected)
                     collected = []
-                collected.append(looked)
+                collected.append(frame)
         for span in waiting:
             yield self._span(video, span, collected)
             collected = []
 
-    def _look(self, frames: Frames) -> Iterator["_FrameFaces"]:
-        """Find, choose and cut out the faces of some frames."""
-        found = self._detector.detect(list(frames.images))
-        for number, time, image, every in zip(
-            frames.frame_indices.tolist(), frames.times.tolist(), frames.images, found, strict=True
+    def _detect(self, frames: Frames) -> Iterator["_FrameFaces"]:
+        """Detect, select and crop the faces of some frames."""
+        detected = self._detector.detect(list(frames.images))
+        for index, time, image, every in zip(
+            frames.frame_indices.tolist(),
+            frames.times.tolist(),
+            frames.images,
+            detected,
+            strict=True,
         ):
             faces = select(every, self._settings.selection)
             boxes = crop_boxes(faces, self._detector.calibration, self._crop, self._settings.crop)
-            yield _FrameFaces(number, time, faces, boxes, cut(image, boxes, self._size))
+            yield _FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
 
-    def _span(self, video: Video, span: int, looked: list["_FrameFaces"]) -> DetectedSpan:
-        counts = [len(one.faces.scores) for one in looked]
-        crops = _joined([one.crops for one in looked], (0, self._size, self._size, 3), np.uint8)
+    def _span(self, video: Video, span: int, frames: list["_FrameFaces"]) -> DetectedSpan:
+        counts = [len(one.faces.scores) for one in frames]
+        crops = _joined([one.crops for one in frames], (0, self._size, self._size, 3), np.uint8)
         return DetectedSpan(
             video=video.name,
             span=span,
-            frame_indices=np.array([one.frame_index for one in looked], np.int32),
-            times=np.array([one.time for one in looked], np.float64),
-            frame=np.repeat(np.arange(len(looked)), counts),
+            frame_indices=np.array([one.index for one in frames], np.int32),
+            times=np.array([one.time for one in frames], np.float64),
+            frame=np.repeat(np.arange(len(frames)), counts),
             face=_joined([np.arange(count) for count in counts], (0,), np.int16),
-            boxes=_joined([one.faces.boxes for one in looked], (0, 4), np.float32),
-            scores=_joined([one.faces.scores for one in looked], (0,), np.float32),
+            boxes=_joined([one.faces.boxes for one in frames], (0, 4), np.float32),
+            scores=_joined([one.faces.scores for one in frames], (0,), np.float32),
             crops=crops,
-            crop_boxes=_joined([one.boxes for one in looked], (0, 4), np.float32),
+            crop_boxes=_joined([one.boxes for one in frames], (0, 4), np.float32),
             sharpness=sharpness(crops),
         )
 
 
 class EmotionStage:
-    """Runs the network over a span's crops and lays out its rows.
+    """Runs the network on a span's crops and lays out its rows.
 
     Args:
         predictor: the network.
@@ -173,9 +164,9 @@ class EmotionStage:
         self._schema = schema
 
     def rows(self, span: DetectedSpan) -> pa.Table | FailedSpan:
-        """Predict and lay out; three tries."""
+        """Return the span's rows, or why all attempts failed."""
         problem = ""
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             try:
                 return self._rows(span)
             except Exception as error:
@@ -191,9 +182,9 @@ class EmotionStage:
 
 @dataclass(frozen=True)
 class _FrameFaces:
-    """One frame with its chosen faces, their crops' boxes in the frame, and the crops."""
+    """One frame with its selected faces, their crops' boxes in the frame, and the crops."""
 
-    frame_index: int
+    index: int
     time: float
     faces: Faces
     boxes: NDArray[np.float32]

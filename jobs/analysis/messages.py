@@ -1,103 +1,85 @@
-"""What the driver and its workers say to each other. Light: no PyTorch is loaded for it."""
+"""What the driver sends to workers and what they answer. Light: PyTorch is not loaded for it.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+An input to be probed travels as its `InputFile` and comes back as a `Video`; a span that failed is
+a `pipeline.stages.FailedSpan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table.results import SpanFaces
 
 
 @dataclass(frozen=True)
-class Task:
-    """An input to be probed and done.
+class SegmentTask:
+    """Spans of a video to be analyzed in one go: one open, one seek.
 
     Attributes:
-        file: which.
-        backend: who is to decode it.
+        video: the slice of the video's index that its frames need.
+        span_ids: (n,) int32, which spans, ascending.
+        sizes: (n,) int32, number of sampled frames of each.
+        frame_indices: (sum of sizes,) int32, the frames of all spans, ascending.
     """
 
-    file: InputFile
-    backend: str
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What probing found of an input."""
-
-    file: InputFile
     video: Video
+    span_ids: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+    frame_indices: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, video: Video, spans: Mapping[int, NDArray[np.int64]]) -> SegmentTask:
+        """Cut what some spans need out of the whole video's index."""
+        frame_indices = np.concatenate(list(spans.values()))
+        return cls(
+            video=video.slice(frame_indices),
+            span_ids=np.array(list(spans), np.int32),
+            sizes=np.array([len(frames) for frames in spans.values()], np.int32),
+            frame_indices=frame_indices.astype(np.int32),
+        )
+
+    @property
+    def spans(self) -> dict[int, NDArray[np.int64]]:
+        """Span id to its frame indices."""
+        parts = np.split(self.frame_indices.astype(np.int64), np.cumsum(self.sizes)[:-1])
+        return dict(zip(self.span_ids.tolist(), parts, strict=True))
 
 
 @dataclass(frozen=True)
-class Failed:
-    """An input that cannot be probed, and why."""
+class FailedVideo:
+    """An input that cannot be analyzed, and why."""
 
-    file: InputFile
+    name: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Some spans of a video to be decoded in one go: span index to frame numbers."""
+class SpanDetected:
+    """A span's faces are found; its `DetectedSpan` follows as an object of its own.
 
-    video: Video
-    spans: dict[int, NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A span's faces, on their way to the network."""
-
-    key: str
-    faces: SpanFaces
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A span's rows as an Arrow stream."""
-
-    video: str
-    key: str
-    span: int
-    stream: bytes
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A span that no try brought to its end, and why."""
-
-    video: str
-    key: str
-    span: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Redo:
-    """A video that decord stumbled over: PyAV is to do the whole of it."""
-
-    video: str
-
-
-Message = Task | Planned | Failed | Segment | Found | Rows | Lost | Redo
-
-
-def segments(video: Video, spans: Mapping[int, NDArray[np.int64]], most: int) -> Iterator[Segment]:
-    """Divide spans into segments, smaller ones towards the end: actors then end together.
-
-    Args:
-        video: whose.
-        spans: span index to frame numbers.
-        most: spans of a segment, down to a quarter of it at the end. It is all of them that many
-            where decoding can only begin at the file's start.
+    The driver passes that object's reference on to an emotion worker and never loads the crops.
     """
-    order = list(spans)
-    least = max(1, most // 4) if len(video.keys) else most
-    while order:
-        size = max(least, min(most, -(-len(order) // 2)))
-        yield Segment(video, {span: spans[span] for span in order[:size]})
-        del order[:size]
+
+    video: str
+    span: int
+
+
+@dataclass(frozen=True)
+class SpanRows:
+    """A finished span.
+
+    Attributes:
+        video: the input's name.
+        span: which span of it.
+        part: the content of its part, as the store keeps it.
+        faces: how many faces it has.
+    """
+
+    video: str
+    span: int
+    part: bytes = field(repr=False)
+    faces: int

@@ -1,192 +1,231 @@
-"""The driver's books: which spans are here, which are missing, which are suspect."""
+"""Which spans are done, in flight, pending or quarantined. Pure: it knows no Ray.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+A span on which a worker died is quarantined: it is tried again after all others, in a task of its
+own. Before it is given up it is tried once isolated, with nothing else in flight, so that no span
+is lost because of another one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
-from emopipe.jobs.analysis.messages import (
-    Failed,
-    Lost,
-    Message,
-    Planned,
-    Redo,
-    Rows,
-    Segment,
-    Task,
-    segments,
-)
+from emopipe.jobs.analysis.messages import FailedVideo, SegmentTask, SpanRows
 from emopipe.pipeline.inputs import InputFile
-from emopipe.pipeline.media.video import Video, spans_of
-from emopipe.pipeline.run import TRIES, Observer
-from emopipe.pipeline.table.results import VideoRecord
+from emopipe.pipeline.media.sampling import spans_of
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan, Finished, ProgressCallback
 from emopipe.pipeline.table.store import Store, part_key
 
-Done = tuple[InputFile, VideoRecord]
-"""An input that is committed, with its record."""
+Span = tuple[str, int]
+"""A video's name and the index of one of its spans."""
 
 
 class WorkersError(EmopipeError):
     """Workers die one after the other, whatever they do."""
 
 
-@dataclass
-class _Open:
-    """An input that is not committed."""
+@dataclass(frozen=True)
+class _OpenVideo:
+    """A probed video that is not committed; `missing` are the spans that the store lacks."""
 
     file: InputFile
-    backend: str
-    video: Video | None = None
-    key: str = ""
-    wanted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    spans: dict[int, NDArray[np.int64]] = field(default_factory=dict)
-    missing: set[int] = field(default_factory=set)
+    video: Video
+    key: str
+    frame_indices: NDArray[np.int64]
+    spans: dict[int, NDArray[np.int64]]
+    missing: set[int]
 
 
-class Bookkeeper:
-    """Takes in what workers say, in any order, and knows what is to be done.
-
-    A span during which a worker died is suspect: it is done when nothing else is left, and alone,
-    so that nothing else falls with it; the third time it is given up.
+class Scheduler:
+    """Hands out tasks and takes in what workers answer, in any order.
 
     Args:
-        store: the output; only this writes it.
-        tasks: the inputs to be done.
-        sampling: gives a video's frame numbers to look at.
+        store: the output; only the scheduler writes it.
+        files: the inputs to be analyzed.
+        sampling: gives a video's sampled frame indices.
         segment_spans: most spans of a segment.
-        observer: is told how it goes on.
+        progress: follows the run.
+        max_failures: workers that may die in a row without having had a task.
     """
 
     def __init__(
         self,
         store: Store,
-        tasks: list[Task],
+        files: Iterable[InputFile],
         sampling: Callable[[Video], NDArray[np.int64]],
         segment_spans: int,
-        observer: Observer,
+        progress: ProgressCallback,
+        max_failures: int = MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._sampling = sampling
         self._segment_spans = segment_spans
-        self._observer = observer
-        self._open = {task.file.name: _Open(task.file, task.backend) for task in tasks}
-        self._here = store.begun()
-        self._suspects: set[tuple[str, int]] = set()
-        self._alone: tuple[str, int] | None = None
-        self._fruitless = 0
+        self._progress = progress
+        self._max_failures = max_failures
+        self._open: dict[str, _OpenVideo] = {}
+        self._probing: dict[str, InputFile] = {}
+        self._probe_failures: Counter[str] = Counter()
+        self.unprobed = deque(files)
+        self.pending: deque[Span] = deque()
+        self.in_flight: set[Span] = set()
+        self.quarantined: deque[Span] = deque()
+        self.isolated: deque[Span] = deque()
+        self.consecutive_failures = 0
 
     @property
-    def here(self) -> dict[str, set[int]]:
-        """The spans that are here of videos that are not committed, by `part_key`."""
-        return self._here
+    def done(self) -> bool:
+        """Whether every input is committed."""
+        return not (self.unprobed or self._probing or self._open)
 
-    def todo(self) -> list[Task | Segment]:
-        """Return what the next pass is to do: all that is missing, or one suspect span alone."""
-        self._alone = None
-        work: list[Task | Segment] = []
-        for one in self._open.values():
-            if one.video is None:
-                work.append(Task(one.file, one.backend))
-                continue
-            sound = {k: one.spans[k] for k in sorted(one.missing) if not self._suspect(one.key, k)}
-            work += segments(one.video, sound, self._segment_spans)
-        return work or self._one_suspect()
+    def next_task(self) -> InputFile | SegmentTask | None:
+        """Return what a free worker is to probe or analyze, or None if nothing is left for it now.
 
-    def take(self, message: Message) -> Done | None:
-        """Take in what a worker says; return the input that this completes, if it does.
+        Segments come before probes, so that no more indexes are held than there is work for.
+        """
+        if self.pending:
+            return self._segment()
+        if self.unprobed:
+            return self.next_probe()
+        if self.quarantined:
+            return self._task([self.quarantined.popleft()])
+        if self.isolated and not self.in_flight and not self._probing:
+            return self._task([self.isolated.popleft()])
+        return None
+
+    def next_probe(self) -> InputFile:
+        """Hand out the first of the unprobed inputs."""
+        file = self.unprobed.popleft()
+        self._probing[file.name] = file
+        return file
+
+    def handle(self, message: Video | FailedVideo | SpanRows | FailedSpan) -> Finished | None:
+        """Take in a worker's answer; return the input that it completes, if it does.
 
         Raises:
             OutputError: the disk does not take it.
         """
-        self._fruitless = 0
+        self.consecutive_failures = 0
         match message:
-            case Failed(file, reason):
-                if self._open.pop(file.name, None):
-                    return file, self._store.fail(file.name, file.path, reason)
-            case Planned(file, video):
-                return self._plan(file.name, video)
-            case Redo(name):
-                one = self._open.get(name)
-                if one and one.backend != "pyav":
-                    self._open[name] = _Open(one.file, backend="pyav")
-            case Rows(name, key, span, stream):
-                rows = pa.ipc.open_stream(stream).read_all()
-                self._store.write(key, span, rows)
-                return self._arrived(name, key, span, rows.num_rows - rows["face"].null_count)
-            case Lost(name, key, span, reason):
-                self._store.lose(key, span, reason)
-                return self._arrived(name, key, span, 0)
+            case Video():
+                return self._start(message)
+            case FailedVideo(name, reason):
+                return self._fail(name, reason)
+            case SpanRows(name, span, part, faces) if opened := self._wanted(name, span):
+                self._store.write_part(opened.key, span, part)
+                self._progress.on_span(opened.video, len(opened.spans[span]), faces)
+                return self._finish(opened, span)
+            case FailedSpan(name, span, reason) if opened := self._wanted(name, span):
+                self._store.write_failed(opened.key, span, reason)
+                return self._finish(opened, span)
         return None
 
-    def died(
-        self, begun: dict[str, tuple[str, int]], actor: str | None, reason: str
-    ) -> Done | None:
+    def on_worker_death(
+        self, work: InputFile | Sequence[Span] | None, reason: str
+    ) -> Finished | None:
         """Take in that a worker died; return the input that this completes, if it does.
 
         Args:
-            begun: what each worker began last, by its actor: a span (key, index).
-            actor: the one that died, if that is known.
+            work: the input it was probing, or the spans that it had not delivered, in order: it
+                died on the first. None if it was starting or idle.
             reason: why, in words.
 
         Raises:
-            WorkersError: workers die again and again before they begin anything.
+            WorkersError: too many workers died in a row without having had a task.
             OutputError: the disk does not take it.
         """
-        culprit = self._alone or (begun.get(actor) if actor else None)
-        suspects = {culprit} if culprit else set() if actor else set(begun.values())
-        suspects = {(key, span) for key, span in suspects if span not in self._here.get(key, ())}
-        self._suspects |= suspects
-        self._fruitless = 0 if suspects else self._fruitless + 1
-        if self._fruitless == TRIES:
+        if isinstance(work, InputFile):
+            return self._on_probe_death(work, reason)
+        if work:
+            return self._on_span_death(work, reason)
+        self.consecutive_failures += 1
+        if self.consecutive_failures >= self._max_failures:
             raise WorkersError(
-                f"Ray's workers die before they do anything ({reason}); --local works without Ray"
+                f"Ray's workers die before they do anything ({reason}); "
+                f"`engine` local works without Ray"
             )
-        if culprit in suspects and culprit and self._store.strike(*culprit) >= TRIES:
-            names = [one.file.name for one in self._open.values() if one.key == culprit[0]]
-            return self.take(Lost(names[0] if names else "", *culprit, reason))
         return None
 
-    def _suspect(self, key: str, span: int) -> bool:
-        return (key, span) in self._suspects
+    def _segment(self) -> SegmentTask:
+        """The next spans of one video; fewer towards the end, so that workers end together."""
+        name = self.pending[0][0]
+        most = self._segment_spans
+        # Without key frames decoding begins at the file's start each time: as few times as can be.
+        least = max(1, most // 4) if len(self._open[name].video.keyframe_pts) else most
+        size = max(least, min(most, -(-len(self.pending) // 2)))
+        spans: list[Span] = []
+        while self.pending and self.pending[0][0] == name and len(spans) < size:
+            spans.append(self.pending.popleft())
+        return self._task(spans)
 
-    def _one_suspect(self) -> list[Task | Segment]:
-        for one in self._open.values():
-            if one.video and one.missing:
-                span = min(one.missing)
-                self._alone = one.key, span
-                return [Segment(one.video, {span: one.spans[span]})]
-        return []
+    def _task(self, spans: list[Span]) -> SegmentTask:
+        self.in_flight.update(spans)
+        opened = self._open[spans[0][0]]
+        return SegmentTask.of(opened.video, {span: opened.spans[span] for _, span in spans})
 
-    def _plan(self, name: str, video: Video) -> Done | None:
-        one = self._open.get(name)
-        if one is None or one.video:
-            return None
-        if (one.backend, video.backend) == ("pyav", "decord"):  # of before its Redo
-            return None
-        one.video, one.key = video, part_key(video)
-        one.wanted = self._sampling(video)
-        one.spans = spans_of(one.wanted)
-        here = self._here.get(one.key, set())
-        one.missing = one.spans.keys() - here
-        done = sum(len(one.spans[span]) for span in here)
-        self._observer.video_begun(video, len(one.wanted), done)
-        return self._completed(one)
+    def _start(self, video: Video) -> Finished | None:
+        file = self._probing.pop(video.name)
+        frame_indices, key = self._sampling(video), part_key(video)
+        spans = spans_of(frame_indices)
+        done = self._store.spans(key)
+        opened = _OpenVideo(file, video, key, frame_indices, spans, spans.keys() - done)
+        self._open[file.name] = opened
+        self.pending += ((file.name, span) for span in sorted(opened.missing))
+        already = sum(len(spans[span]) for span in done)
+        self._progress.on_video_start(video, len(frame_indices), already)
+        return self._finish(opened)
 
-    def _arrived(self, name: str, key: str, span: int, faces: int) -> Done | None:
-        self._here.setdefault(key, set()).add(span)
-        one = self._open.get(name)
-        if one is None or one.video is None or one.key != key or span not in one.missing:
-            return None
-        one.missing.remove(span)
-        self._observer.span_done(one.video, len(one.spans[span]), faces)
-        return self._completed(one)
+    def _wanted(self, name: str, span: int) -> _OpenVideo | None:
+        """The span's video, if the span is still missing."""
+        opened = self._open.get(name)
+        return opened if opened and span in opened.missing else None
 
-    def _completed(self, one: _Open) -> Done | None:
-        if one.video is None or one.missing:
+    def _finish(self, opened: _OpenVideo, span: int | None = None) -> Finished | None:
+        """Note that a span is in the store; commit its video if none is missing any more."""
+        if span is not None:
+            opened.missing.remove(span)
+            self.in_flight.discard((opened.file.name, span))
+        if opened.missing:
             return None
-        del self._open[one.file.name]
-        self._here.pop(one.key, None)
-        return one.file, self._store.commit(one.video, one.wanted)
+        del self._open[opened.file.name]
+        return opened.file, self._store.commit(opened.video, opened.frame_indices)
+
+    def _fail(self, name: str, reason: str) -> Finished | None:
+        """Commit an input as failed, and forget all of its spans."""
+        opened = self._open.pop(name, None)
+        file = opened.file if opened else self._probing.pop(name, None)
+        if file is None:
+            return None
+        self.in_flight = {span for span in self.in_flight if span[0] != name}
+        for queue in (self.pending, self.quarantined, self.isolated):
+            kept = [span for span in queue if span[0] != name]
+            queue.clear()
+            queue += kept
+        return file, self._store.fail(file.name, file.path, reason)
+
+    def _on_probe_death(self, file: InputFile, reason: str) -> Finished | None:
+        self._probe_failures[file.name] += 1
+        if self._probe_failures[file.name] >= MAX_ATTEMPTS:
+            return self._fail(file.name, reason)
+        self.unprobed.append(self._probing.pop(file.name))
+        return None
+
+    def _on_span_death(self, unfinished: Sequence[Span], reason: str) -> Finished | None:
+        """Quarantine the span that the worker died on, and hand out the others again."""
+        alone = self.in_flight == {unfinished[0]}
+        self.in_flight.difference_update(unfinished)
+        first, *others = unfinished
+        self.pending.extendleft(span for span in reversed(others) if self._wanted(*span))
+        opened = self._wanted(*first)
+        if opened is None:
+            return None
+        attempts = self._store.record_attempt(opened.key, first[1])
+        if attempts >= MAX_ATTEMPTS and alone:
+            return self.handle(FailedSpan(*first, reason))
+        (self.isolated if attempts >= MAX_ATTEMPTS - 1 else self.quarantined).append(first)
+        return None

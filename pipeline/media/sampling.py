@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media.video import Video
 
-SPAN_FRAMES = 128
-"""Sampled frames of a span: the unit of batching, of parts of the output and of resuming."""
+SPAN_FRAMES = 32
+"""Sampled frames of a span: the unit of batching, of parts of the output and of resuming. One CPU
+core takes a second or two for it: that is what a worker that dies takes along."""
 
 TICK_TOLERANCE_S = 1e-3
 """Matroska rounds times to whole ms: a frame this little before a tick still belongs to it."""

@@ -19,15 +19,16 @@ import pyarrow as pa
 from made_spans import a_span, a_video
 
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.jobs.analysis.messages import Message, Planned, Rows, Task
-from emopipe.jobs.analysis.scheduler import Bookkeeper
+from emopipe.jobs.analysis.messages import SpanRows
+from emopipe.jobs.analysis.scheduler import Scheduler
 from emopipe.pipeline.inputs import InputFile
-from emopipe.pipeline.media import video as video_module
+from emopipe.pipeline.media import sampling
 from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.run import Observer
-from emopipe.pipeline.table.results import span_rows
-from emopipe.pipeline.table.store import open_store, part_key
+from emopipe.pipeline.run import ProgressCallback
+from emopipe.pipeline.table.parts import encode_part
+from emopipe.pipeline.table.schema import span_rows
+from emopipe.pipeline.table.store import open_store
 
 SPAN_FRAMES = 16
 SEGMENT_SPANS = 16
@@ -41,46 +42,44 @@ def every_frame(video: Video) -> np.ndarray:
     return np.arange(video.frames)
 
 
-def stream_of(rows: pa.Table) -> bytes:
-    """Rows as workers send them."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return sink.getvalue().to_pybytes()
-
-
-def stub_messages(task: Task, video: Video, schema: pa.Schema) -> Iterator[Message]:
-    """What workers would say of a video that shows nobody."""
-    yield Planned(task.file, video)
-    for span, numbers in spans_of(every_frame(video)).items():
-        found, predictions = a_span([0] * len(numbers), video.name, int(numbers[0]), stride=1)
+def stub_answers(video: Video, schema: pa.Schema) -> Iterator[SpanRows]:
+    """What workers would answer of a video that shows nobody."""
+    for span, frame_indices in spans_of(every_frame(video)).items():
+        first = int(frame_indices[0])
+        found, predictions = a_span([0] * len(frame_indices), video.name, first, stride=1)
         rows = span_rows(found, predictions, predictions.landmarks, schema)
-        yield Rows(video.name, part_key(video), span, stream_of(rows))
+        yield SpanRows(video.name, span, encode_part(rows), faces=0)
 
 
-def drive(folder: Path, videos: int, frames: int) -> None:
-    """Do so many videos of so many frames and see that all is there."""
+def drive(folder: Path, videos: int, frames: int) -> int:
+    """Analyze so many videos of so many frames, check that all is there; bytes of all parts."""
     folder.mkdir()
     stubs = {f"{i}.mp4": a_video(folder, f"{i}.mp4", frames) for i in range(videos)}
-    tasks = [Task(InputFile(video.path, name), "pyav") for name, video in stubs.items()]
+    files = [InputFile(video.path, name) for name, video in stubs.items()]
     description = {"settings": {}}
+    size = 0
     with open_store(folder / "results.parquet", description, EMOTIONS_8, "none") as store:
-        book = Bookkeeper(store, tasks, every_frame, SEGMENT_SPANS, Observer())
-        done = [
-            record
-            for task in book.todo()
-            if isinstance(task, Task)
-            for message in stub_messages(task, stubs[task.file.name], store.schema)
-            if (record := book.take(message))
-        ]
-        assert not book.todo()
+        scheduler = Scheduler(store, files, every_frame, SEGMENT_SPANS, ProgressCallback())
+        done = []
+        while task := scheduler.next_task():
+            assert isinstance(task, InputFile)
+            video = stubs[task.name]
+            scheduler.handle(video)
+            while scheduler.pending:
+                scheduler.next_task()
+            for answer in stub_answers(video, store.schema):
+                size += len(answer.part)
+                if finished := scheduler.handle(answer):
+                    done.append(finished)
+        assert scheduler.done
         assert len(done) == len(store.finish()) == videos
     assert all((record.status, record.frames) == ("ok", frames) for _, record in done)
+    return size
 
 
 def measured(videos: int, frames: int) -> dict[str, float]:
     """Seconds and most memory of it, in this process."""
-    video_module.SPAN_FRAMES = SPAN_FRAMES
+    sampling.SPAN_FRAMES = SPAN_FRAMES
     with tempfile.TemporaryDirectory(prefix="emopipe-bench-") as scratch:
         began = time.process_time()
         drive(Path(scratch) / "run", videos, frames)

@@ -1,45 +1,40 @@
-"""The books come out the same in whatever order workers speak, and whichever of them die."""
+"""The scheduler ends with the same table in whatever order workers answer, and whichever die."""
 
-import resource
+import pickle
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_bookkeeping import drive, every_frame, stream_of
+from bench_bookkeeping import drive, every_frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_spans import a_span, a_video
 
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.jobs.analysis.messages import (
-    Failed,
-    Lost,
-    Message,
-    Planned,
-    Redo,
-    Rows,
-    Segment,
-    Task,
-    segments,
-)
-from emopipe.jobs.analysis.scheduler import Bookkeeper, WorkersError
+from emopipe.jobs.analysis.messages import FailedVideo, SegmentTask, SpanRows
+from emopipe.jobs.analysis.scheduler import Scheduler, WorkersError
 from emopipe.pipeline.inputs import InputFile
-from emopipe.pipeline.media import video as video_module
-from emopipe.pipeline.media.video import Video, spans_of
-from emopipe.pipeline.run import Observer
-from emopipe.pipeline.table.results import VideoRecord, read_results, span_rows
-from emopipe.pipeline.table.store import Store, open_store, part_key
+from emopipe.pipeline.media import sampling
+from emopipe.pipeline.media.sampling import spans_of
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.run import FailedSpan, ProgressCallback
+from emopipe.pipeline.table.parts import encode_part
+from emopipe.pipeline.table.results import read_results
+from emopipe.pipeline.table.schema import VideoRecord, span_rows
+from emopipe.pipeline.table.store import Store, open_store
 
 SPAN = 4  # frames
+SEGMENT_SPANS = 2
 
 
 @pytest.fixture(autouse=True)
 def _short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_module, "SPAN_FRAMES", SPAN)
+    monkeypatch.setattr(sampling, "SPAN_FRAMES", SPAN)
 
 
 @pytest.fixture
@@ -51,257 +46,360 @@ def opened(out: Path):
     return open_store(out, {"settings": {}}, EMOTIONS_8)
 
 
-def book_of(store: Store, videos: Iterable[Video], observer: Observer | None = None) -> Bookkeeper:
-    return Bookkeeper(store, list(map(task, videos)), every_frame, 2, observer or Observer())
+def file_of(video: Video) -> InputFile:
+    return InputFile(video.path, video.name)
 
 
-def task(video: Video) -> Task:
-    return Task(InputFile(video.path, video.name), video.backend)
+def scheduler_of(
+    store: Store,
+    videos: Iterable[Video],
+    progress: ProgressCallback | None = None,
+    segment_spans: int = SEGMENT_SPANS,
+) -> Scheduler:
+    files = map(file_of, videos)
+    return Scheduler(store, files, every_frame, segment_spans, progress or ProgressCallback())
 
 
-def planned(video: Video) -> Planned:
-    return Planned(InputFile(video.path, video.name), video)
+def probed(store: Store, *videos: Video) -> Scheduler:
+    """A scheduler to which these videos, its only ones, have been probed."""
+    scheduler = scheduler_of(store, videos)
+    for video in videos:
+        scheduler.next_probe()
+        scheduler.handle(video)
+    return scheduler
 
 
-def rows(store: Store, video: Video, span: int) -> Rows:
-    numbers = spans_of(every_frame(video))[span]
-    found, predictions = a_span([1] * len(numbers), video.name, first=int(numbers[0]), stride=1)
+def rows(store: Store, video: Video, span: int) -> SpanRows:
+    frame_indices = spans_of(every_frame(video))[span]
+    first = int(frame_indices[0])
+    found, predictions = a_span([1] * len(frame_indices), video.name, first=first, stride=1)
     table = span_rows(found, predictions, predictions.landmarks, store.schema)
-    return Rows(video.name, part_key(video), span, stream_of(table))
+    return SpanRows(video.name, span, encode_part(table), len(frame_indices))
 
 
-def lost(video: Video, span: int, reason: str = "it crashed") -> Lost:
-    return Lost(video.name, part_key(video), span, reason)
+def handled(scheduler: Scheduler, messages: Iterable[object]) -> list[VideoRecord]:
+    """The records of the videos that messages complete."""
+    return [done[1] for message in messages if (done := scheduler.handle(message))]
 
 
-def answers(store: Store, video: Video) -> list[Message]:
-    return [planned(video), *(rows(store, video, span) for span in spans_of(every_frame(video)))]
+def tasks(scheduler: Scheduler) -> list[list[int]]:
+    """The spans of every task that is to be had now."""
+    found = []
+    while task := scheduler.next_task():
+        assert isinstance(task, SegmentTask)
+        found.append(task.span_ids.tolist())
+    return found
 
 
-def committed(book: Bookkeeper, messages: Iterable[Message]) -> list[VideoRecord]:
-    return [done[1] for message in messages if (done := book.take(message))]
-
-
-def spans_to_do(book: Bookkeeper) -> list[tuple[str, int]]:
-    return [(s.video.name, k) for s in book.todo() if isinstance(s, Segment) for k in s.spans]
-
-
-@given(st.integers(0, 100), st.integers(1, 20), st.booleans())
+@given(n=st.integers(1, 100), most=st.integers(1, 20), seekable=st.booleans())
+@settings(max_examples=40, deadline=None)
 def test_segments_hold_each_span_once_in_order_and_shrink(n, most, seekable):
-    spans = {span: np.array([span]) for span in range(n)}
     with tempfile.TemporaryDirectory() as folder:
-        video = a_video(Path(folder), "a.mp4", 8)
-    if not seekable:
-        video = replace(video, keys=np.zeros(0, np.int64))
-    found = list(segments(video, spans, most))
-    assert [span for segment in found for span in segment.spans] == list(spans)
-    sizes = [len(segment.spans) for segment in found]
+        video = a_video(Path(folder), "a.mp4", n * SPAN)
+        if not seekable:
+            video = replace(video, keyframe_pts=np.zeros(0, np.int64))
+        with opened(Path(folder) / "results.parquet") as store:
+            scheduler = scheduler_of(store, [video], segment_spans=most)
+            scheduler.next_probe()
+            scheduler.handle(video)
+            found = tasks(scheduler)
+    assert [span for segment in found for span in segment] == list(range(n))
+    sizes = [len(segment) for segment in found]
     assert all(size <= most for size in sizes)
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) <= (n / most + 4 if seekable else -(-n // most))
     assert not seekable or n <= most or sizes[-1] <= max(1, most // 2)
 
 
-def test_what_decord_cannot_read_is_taken_from_pyav(out, tmp_path):
-    video = a_video(tmp_path, "a.mp4", 3 * SPAN)
+def test_a_task_brings_the_frames_of_its_spans_and_their_part_of_the_index(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", 10 * SPAN)
     with opened(out) as store:
-        asked = Task(InputFile(video.path, video.name), "decord")
-        book = Bookkeeper(store, [asked], every_frame, 2, Observer())
-        assert book.todo() == [asked]
-        (record,) = committed(book, answers(store, video))
-        assert (record.status, record.backend) == ("ok", "pyav")
+        scheduler = probed(store, video)
+        scheduler.next_task()
+        task = scheduler.next_task()
+    assert task.span_ids.tolist() == [2, 3]
+    assert {k: v.tolist() for k, v in task.spans.items()} == {
+        2: [8, 9, 10, 11],
+        3: [12, 13, 14, 15],
+    }
+    assert task.video.first == 8
+    np.testing.assert_array_equal(task.video.times, video.times[8:16])
+
+
+def test_tasks_grow_linearly_with_the_video_and_stay_small(tmp_path, monkeypatch):
+    """Of a video of 10 h at 25 frames/s all tasks together are at most 20 MB, as pickled."""
+    monkeypatch.setattr(sampling, "SPAN_FRAMES", 32)
+
+    def pickled(hours: float) -> int:
+        frames = round(hours * 3600 * 25)
+        video = a_video(tmp_path, f"{hours}.mp4", frames)
+        video = replace(video, keyframe_pts=video.pts[::250])
+        with opened(tmp_path / f"{hours}.parquet") as store:
+            scheduler = scheduler_of(store, [video], segment_spans=64)
+            scheduler.next_probe()
+            scheduler.handle(video)
+            total = 0
+            while task := scheduler.next_task():
+                total += len(pickle.dumps(task))
+        return total
+
+    one, ten = pickled(1), pickled(10)
+    assert ten <= 20e6
+    assert ten < 10.5 * one
 
 
 def test_a_video_is_committed_with_its_last_span(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 3 * SPAN)
     with opened(out) as store:
-        book = book_of(store, [video])
-        assert book.todo() == [task(video)]
-        *first, last = answers(store, video)
-        assert committed(book, first) == []
-        assert spans_to_do(book) == [("a.mp4", 2)]
-        (record,) = committed(book, [last])
-        assert (record.status, record.frames, book.todo()) == ("ok", 3 * SPAN, [])
+        scheduler = scheduler_of(store, [video])
+        assert scheduler.next_task() == file_of(video)
+        assert scheduler.next_task() is None
+        assert handled(scheduler, [video, rows(store, video, 0), rows(store, video, 2)]) == []
+        assert not scheduler.done
+        (record,) = handled(scheduler, [rows(store, video, 1)])
+        assert (record.status, record.frames) == ("ok", 3 * SPAN)
+        assert scheduler.done
 
 
-def test_a_video_without_sampled_frames_is_committed_when_planned(out, tmp_path):
+def test_segments_come_before_probes(out, tmp_path):
+    first, second = (a_video(tmp_path, name, 3 * SPAN) for name in ("a.mp4", "b.mp4"))
+    with opened(out) as store:
+        scheduler = scheduler_of(store, [first, second])
+        assert scheduler.next_task() == file_of(first)
+        scheduler.handle(first)
+        assert isinstance(scheduler.next_task(), SegmentTask)
+        assert isinstance(scheduler.next_task(), SegmentTask)
+        assert scheduler.next_task() == file_of(second)
+
+
+def test_a_video_without_sampled_frames_is_committed_when_probed(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 8)
     with opened(out) as store:
-        book = Bookkeeper(store, [task(video)], lambda _: np.zeros(0, np.int64), 2, Observer())
-        (record,) = committed(book, [planned(video)])
+        nothing = np.zeros(0, np.int64)
+        scheduler = Scheduler(store, [file_of(video)], lambda _: nothing, 2, ProgressCallback())
+        scheduler.next_probe()
+        (record,) = handled(scheduler, [video])
         assert (record.status, record.frames) == ("failed", 0)
-        assert "no frame lies between --start and --end" in record.error
-        assert book.todo() == []
+        assert scheduler.done
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_the_order_of_messages_does_not_matter(data, tmp_path_factory):
+def test_the_order_of_answers_does_not_matter(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("order")
     sound = a_video(folder, "sound.mp4", 3 * SPAN)
     holed = a_video(folder, "holed.mp4", 4 * SPAN)
-    odd = a_video(folder, "odd.mp4", 2 * SPAN, backend="decord")
+    stumbled = a_video(folder, "stumbled.mp4", 2 * SPAN)
     broken = InputFile(folder / "broken.mp4", "broken.mp4")
-    results = []
     with opened(folder / "results.parquet") as store:
-        messages = [
-            *answers(store, sound),
-            *answers(store, holed)[:3],
-            lost(holed, 2, "it hung"),
-            lost(holed, 3, "it crashed"),
-            planned(odd),
-            rows(store, odd, 0),
-            Redo("odd.mp4"),
-            Redo("odd.mp4"),
-            Failed(broken, "it is no video"),
+        files = [*map(file_of, (sound, holed, stumbled)), broken]
+        scheduler = Scheduler(store, files, every_frame, 2, ProgressCallback())
+        while scheduler.unprobed:
+            scheduler.next_probe()
+        probes = [sound, holed, stumbled, FailedVideo("broken.mp4", "it is no video")]
+        results = handled(scheduler, data.draw(st.permutations(probes)))
+        answers = [
+            *(rows(store, sound, span) for span in range(3)),
+            *(rows(store, holed, span) for span in range(2)),
+            FailedSpan("holed.mp4", 2, "it crashed"),
+            FailedSpan("holed.mp4", 3, "it crashed"),
+            rows(store, stumbled, 0),
+            FailedVideo("stumbled.mp4", "the backend cannot decode it"),
+            FailedVideo("stumbled.mp4", "the backend cannot decode it"),
         ]
-        book = Bookkeeper(
-            store,
-            [*map(task, (sound, holed, odd)), Task(broken, "pyav")],
-            every_frame,
-            2,
-            Observer(),
-        )
-        results += committed(book, data.draw(st.permutations(messages)))
-        again = replace(odd, backend="pyav")
-        assert book.todo() == [Task(InputFile(odd.path, "odd.mp4"), "pyav")]
-        results += committed(book, data.draw(st.permutations(answers(store, again))))
-        assert book.todo() == []
+        results += handled(scheduler, data.draw(st.permutations(answers)))
+        assert scheduler.done
         records = store.finish()
     assert sorted(results, key=lambda record: record.video) == records
-    assert {r.video: (r.status, r.frames, r.missing, r.backend) for r in records} == {
-        "broken.mp4": ("failed", 0, (), None),
-        "holed.mp4": ("partial", 2 * SPAN, ((8, 15),), "pyav"),
-        "odd.mp4": ("ok", 2 * SPAN, (), "pyav"),
-        "sound.mp4": ("ok", 3 * SPAN, (), "pyav"),
+    assert {r.video: (r.status, r.frames, r.missing) for r in records} == {
+        "broken.mp4": ("failed", 0, ()),
+        "holed.mp4": ("partial", 2 * SPAN, ((8, 15),)),
+        "sound.mp4": ("ok", 3 * SPAN, ()),
+        "stumbled.mp4": ("failed", 0, ()),
     }
     assert {r.error for r in records} == {
         None,
         "it is no video",
-        "8 of 16 sampled frames could not be had (it crashed)",
+        "the backend cannot decode it",
+        "8 of 16 sampled frames are missing (it crashed)",
     }
 
 
-class Counting(Observer):
-    """Counts the frames it is told of."""
+class Counting(ProgressCallback):
+    """Counts the frames that it is told of."""
 
     def __init__(self) -> None:
         self.frames = 0
 
-    def video_begun(self, video: Video, frames: int, done: int) -> None:
+    def on_video_start(self, video: Video, frames: int, done: int) -> None:
         self.frames += done
 
-    def span_done(self, video: Video, frames: int, faces: int) -> None:
+    def on_span(self, video: Video, frames: int, faces: int) -> None:
         self.frames += frames
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(order=st.permutations(range(5)), stop=st.integers(0, 5))
-def test_a_stopped_run_goes_on_and_counts_each_frame_once(order, stop, tmp_path_factory):
+@given(order=st.permutations(range(4)), stop=st.integers(0, 3))
+def test_a_stopped_run_is_resumed_and_counts_each_frame_once(order, stop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resumed")
     video = a_video(folder, "a.mp4", 4 * SPAN)
     with opened(folder / "results.parquet") as store:
-        messages = answers(store, video)
-        committed(book_of(store, [video]), [messages[i] for i in order[: min(stop, 4)]])
-        here = store.begun().get(part_key(video), set())
-    observer = Counting()
+        handled(probed(store, video), [rows(store, video, span) for span in order[:stop]])
+    progress = Counting()
     with opened(folder / "results.parquet") as store:
-        book = book_of(store, [video], observer)
-        assert book.here.get(part_key(video), set()) == here
-        committed(book, [planned(video)])
-        todo = [span for _, span in spans_to_do(book)]
-        assert set(todo) == set(range(4)) - here
-        committed(book, [rows(store, video, span) for span in todo])
+        scheduler = scheduler_of(store, [video], progress)
+        scheduler.next_probe()
+        handled(scheduler, [video])
+        missing = [span for task in tasks(scheduler) for span in task]
+        assert set(missing) == set(range(4)) - set(order[:stop])
+        handled(scheduler, [rows(store, video, span) for span in missing])
         store.finish()
-    assert observer.frames == video.frames
+    assert progress.frames == video.frames
     assert len(read_results(folder / "results.parquet").rows) == video.frames
 
 
-def test_the_span_that_a_dead_worker_was_at_is_done_last_and_alone(out, tmp_path):
+def test_a_dead_worker_costs_its_own_spans_in_flight_and_the_first_is_quarantined(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 6 * SPAN)
-    key = part_key(video)
     with opened(out) as store:
-        book = book_of(store, [video])
-        committed(book, [planned(video), rows(store, video, 0)])
-        book.died({"actor 1": (key, 1), "actor 2": (key, 3)}, "actor 2", "killed")
-        assert spans_to_do(book) == [("a.mp4", span) for span in (1, 2, 4, 5)]
-        committed(book, [rows(store, video, span) for span in (1, 2, 4, 5)])
-        assert spans_to_do(book) == [("a.mp4", 3)]
-        (record,) = committed(book, [rows(store, video, 3)])
+        scheduler = probed(store, video)
+        assert scheduler.next_task().span_ids.tolist() == [0, 1]
+        assert scheduler.next_task().span_ids.tolist() == [2, 3]
+        handled(scheduler, [rows(store, video, 0)])
+        scheduler.on_worker_death([("a.mp4", 2), ("a.mp4", 3)], "killed")
+        # Span 3 is handed out again in its place, span 2 after all others and in its own task.
+        assert tasks(scheduler) == [[3, 4], [5], [2]]
+        assert scheduler.in_flight == {("a.mp4", span) for span in (1, 2, 3, 4, 5)}
+        (record,) = handled(scheduler, [rows(store, video, span) for span in (1, 2, 3, 4, 5)])
         assert record.status == "ok"
 
 
-def test_where_the_dead_worker_is_not_known_all_spans_begun_are_suspect(out, tmp_path):
-    video = a_video(tmp_path, "a.mp4", 4 * SPAN)
-    key = part_key(video)
+def test_a_span_is_given_up_only_when_its_worker_died_with_nothing_else_in_flight(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", 3 * SPAN)
+    poison = ("a.mp4", 0)
     with opened(out) as store:
-        book = book_of(store, [video])
-        committed(book, [planned(video), rows(store, video, 0)])
-        book.died({"1": (key, 0), "2": (key, 1), "3": (key, 3)}, None, "killed")
-        assert spans_to_do(book) == [("a.mp4", 2)]
-        committed(book, [rows(store, video, 2)])
-        for span in (1, 3):
-            assert spans_to_do(book) == [("a.mp4", span)]
-            committed(book, [rows(store, video, span)])
-        assert book.todo() == []
+        scheduler = probed(store, video)
+        assert tasks(scheduler) == [[0, 1], [2]]
+        assert scheduler.on_worker_death([poison, ("a.mp4", 1)], "killed") is None
+        assert tasks(scheduler) == [[1], [0]]  # in a task of its own, beside others
+        assert scheduler.on_worker_death([poison], "killed") is None
+        assert tasks(scheduler) == []  # isolated: it waits for spans 1 and 2
+        handled(scheduler, [rows(store, video, 1)])
+        assert tasks(scheduler) == []
+        handled(scheduler, [rows(store, video, 2)])
+        assert tasks(scheduler) == [[0]]
+        finished = scheduler.on_worker_death([poison], "killed by signal 9")
+        assert finished
+        assert (finished[1].status, finished[1].missing) == ("partial", ((0, SPAN - 1),))
+        assert "killed by signal 9" in finished[1].error
+        assert scheduler.done
 
 
-def test_a_span_that_always_kills_its_worker_is_given_up_the_third_time_over_all_runs(
-    out, tmp_path
-):
+def test_attempts_are_remembered_over_all_runs(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", SPAN)
+    poison = ("a.mp4", 0)
+    for _ in range(2):
+        with opened(out) as store:
+            scheduler = probed(store, video)
+            assert tasks(scheduler) == [[0]]
+            assert scheduler.on_worker_death([poison], "killed") is None
+    with opened(out) as store:
+        scheduler = probed(store, video)
+        assert tasks(scheduler) == [[0]]
+        finished = scheduler.on_worker_death([poison], "killed")
+        assert finished and finished[1].status == "failed"
+
+
+def test_a_file_whose_probe_kills_workers_is_given_up(out, tmp_path):
+    video = a_video(tmp_path, "a.mp4", SPAN)
+    with opened(out) as store:
+        scheduler = scheduler_of(store, [video])
+        for _ in range(2):
+            file = scheduler.next_task()
+            assert scheduler.on_worker_death(file, "killed") is None
+        file = scheduler.next_task()
+        finished = scheduler.on_worker_death(file, "killed by signal 9")
+        assert finished and finished[1].status == "failed"
+        assert finished[1].error == "killed by signal 9"
+        assert scheduler.done
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), workers=st.integers(1, 4))
+def test_whichever_workers_die_every_span_is_done_once(data, workers, tmp_path_factory):
+    """Random deaths: the table is whole, and no span is lost that did not die alone."""
+    folder = tmp_path_factory.mktemp("deaths")
+    videos = [a_video(folder, name, 5 * SPAN) for name in ("a.mp4", "b.mp4")]
+    by_name = {video.name: video for video in videos}
+    deaths = data.draw(st.integers(0, 12))
+    busy: list[InputFile | list[tuple[str, int]]] = []
+    with opened(folder / "results.parquet") as store:
+        scheduler = scheduler_of(store, videos)
+        records = []
+        while not scheduler.done:
+            while len(busy) < workers and (task := scheduler.next_task()):
+                spans = isinstance(task, SegmentTask) and [
+                    (task.video.name, span) for span in task.span_ids.tolist()
+                ]
+                busy.append(spans or task)
+            work = busy.pop(data.draw(st.integers(0, len(busy) - 1)))
+            if deaths and data.draw(st.booleans()):
+                deaths -= 1
+                finished = scheduler.on_worker_death(work, "killed")
+            elif isinstance(work, InputFile):
+                finished = scheduler.handle(by_name[work.name])
+            else:
+                (name, span), *others = work
+                finished = scheduler.handle(rows(store, by_name[name], span))
+                if others:
+                    busy.append(others)
+            if finished:
+                records.append(finished[1])
+        assert not busy
+        store.finish()
+    done = {r.video: r.frames for r in records}
+    assert set(done) == {"a.mp4", "b.mp4"}
+    table = read_results(folder / "results.parquet").rows
+    assert len(table) == sum(done.values())
+    assert not table.duplicated(["video", "frame"]).any()
+
+
+def test_why_a_span_failed_is_known_in_the_next_run(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 2 * SPAN)
-    key = part_key(video)
     with opened(out) as store:
-        book = book_of(store, [video])
-        committed(book, [planned(video)])
-        assert book.died({"1": (key, 1)}, "1", "killed by signal 9") is None
-        committed(book, [rows(store, video, 0)])
-        assert spans_to_do(book) == [("a.mp4", 1)]
-        assert book.died({}, None, "killed by signal 9") is None
+        handled(probed(store, video), [FailedSpan("a.mp4", 0, "it hung")])
     with opened(out) as store:
-        book = book_of(store, [video])
-        committed(book, [planned(video)])
-        assert spans_to_do(book) == [("a.mp4", 1)]
-        done = book.died({"1": (key, 1)}, "1", "killed by signal 9")
-        assert done
-        assert done[1].status == "partial"
-        assert done[1].missing == ((SPAN, 2 * SPAN - 1),)
-        assert "killed by signal 9" in done[1].error
-        assert book.todo() == []
+        scheduler = probed(store, video)
+        (record,) = handled(scheduler, [rows(store, video, 1)])
+    assert record.error == "4 of 8 sampled frames are missing (it hung)"
 
 
-def test_why_a_span_was_lost_is_known_in_the_next_run(out, tmp_path):
+def test_workers_that_die_before_they_have_a_task_end_the_run_with_a_sentence(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", 2 * SPAN)
     with opened(out) as store:
-        committed(book_of(store, [video]), [lost(video, 0, "it hung")])
-    with opened(out) as store:
-        book = book_of(store, [video])
-        (record,) = committed(book, [planned(video), rows(store, video, 1)])
-    assert record.error == "4 of 8 sampled frames could not be had (it hung)"
-
-
-def test_workers_that_die_before_they_begin_anything_end_the_run_with_a_sentence(out, tmp_path):
-    video = a_video(tmp_path, "a.mp4", 2 * SPAN)
-    with opened(out) as store:
-        book = book_of(store, [video])
-        book.died({}, "prober", "no memory")
-        committed(book, [planned(video)])  # some progress: the count starts anew
-        book.died({}, "prober", "no memory")
-        book.died({}, "prober", "no memory")
-        with pytest.raises(WorkersError, match=r"no memory.*--local"):
-            book.died({}, "prober", "no memory")
+        scheduler = scheduler_of(store, [video])
+        scheduler.next_probe()
+        scheduler.on_worker_death(None, "no memory")
+        scheduler.handle(video)  # some progress: the count starts again
+        scheduler.on_worker_death(None, "no memory")
+        scheduler.on_worker_death(None, "no memory")
+        assert scheduler.consecutive_failures == 2
+        with pytest.raises(WorkersError, match=r"no memory.*`engine` local"):
+            scheduler.on_worker_death(None, "no memory")
 
 
 @pytest.mark.parametrize("videos", [1, 30])
-def test_books_of_many_spans_take_time_and_memory_in_proportion(videos, tmp_path):
-    def cost(spans: int) -> float:
+def test_many_spans_take_time_in_proportion_and_their_rows_are_not_kept(videos, tmp_path):
+    def cost(spans: int) -> tuple[float, float]:
+        """Seconds, and the most memory that Python held, as a share of what all parts have."""
+        tracemalloc.start()
         began = time.process_time()
-        drive(tmp_path / f"{spans}", videos, spans * SPAN // videos)
-        return time.process_time() - began
+        size = drive(tmp_path / f"{spans}", videos, spans * SPAN // videos)
+        seconds = time.process_time() - began
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return seconds, peak / size
 
-    few = cost(600)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    many = cost(3000)
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib
-    assert many < 2 * 5 * few
-    assert grown_kib < 50 * 1024
+    few_s, _ = cost(600)
+    many_s, share = cost(3000)
+    assert many_s < 2 * 5 * few_s
+    assert share < 0.5

@@ -1,0 +1,90 @@
+"""How an analysis is spread over what Ray has: workers, CPUs, GPUs, segments."""
+
+from dataclasses import dataclass
+
+import ray
+
+from emopipe.jobs.cluster import ClusterError, ClusterOptions
+from emopipe.pipeline.estimate import Estimate
+from emopipe.pipeline.media.sampling import SPAN_FRAMES
+from emopipe.pipeline.settings import Settings
+
+SEGMENT_FRAMES = 2048
+"""Most sampled frames of a segment: what one worker decodes in one go, from one seek."""
+
+SEGMENTS_PER_WORKER = 4
+"""At least so many segments for each worker, if there is work enough, so that none idles long."""
+
+
+@dataclass(frozen=True)
+class ResourcePlan:
+    """How the work is spread.
+
+    Attributes:
+        face_workers: workers that decode, detect and align.
+        emotion_workers: workers of their own for the network; 0 where the face workers run it.
+        cpus_each: CPUs that each face worker reserves.
+        gpus_each: GPUs that each emotion worker reserves.
+        threads: CPU threads of each worker, for detection and network.
+        segment_spans: most spans of a segment.
+    """
+
+    face_workers: int
+    emotion_workers: int
+    cpus_each: float
+    gpus_each: float
+    threads: int
+    segment_spans: int
+
+
+def plan_resources(
+    settings: Settings, cluster: ClusterOptions, gpus: int, cpus: float, estimate: Estimate
+) -> ResourcePlan:
+    """Decide on workers, threads and segments: all CPUs busy, and no worker without work.
+
+    Args:
+        settings: the analysis's.
+        cluster: what the user wants of it.
+        gpus: for the network.
+        cpus: that Ray has.
+        estimate: what there is to do.
+    """
+    spans = max(estimate.inputs, -(-estimate.frames // SPAN_FRAMES), 1)
+    faces = cluster.face_actors or max(1, min(int(cpus), spans))
+    emotions = cluster.network_actors or gpus
+    most = SEGMENT_FRAMES // SPAN_FRAMES
+    return ResourcePlan(
+        face_workers=faces,
+        emotion_workers=emotions,
+        cpus_each=min(1.0, int(cpus / faces * 1e4) / 1e4),  # Ray counts in ten-thousandths
+        gpus_each=min(1.0, gpus / emotions) if emotions else 0.0,
+        threads=settings.threads or max(1, int(cpus) // faces),
+        segment_spans=max(1, min(most, spans // (SEGMENTS_PER_WORKER * faces))),
+    )
+
+
+def cpus_found() -> float:
+    """How many CPUs Ray has."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def gpus_for(settings: Settings, cluster: ClusterOptions) -> int:
+    """How many of Ray's GPUs the network is to use.
+
+    Raises:
+        ClusterError: Ray has fewer than asked for, or is asked for a certain one.
+    """
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if settings.device.startswith("cuda:"):
+        raise ClusterError(
+            f"`device` {settings.device}: Ray chooses the GPUs; say `gpus`, or `device` cuda"
+        )
+    if cluster.gpus is not None and cluster.gpus > found:
+        raise ClusterError(f"`gpus` {cluster.gpus}: Ray finds {found}; ask for that many or fewer")
+    if settings.device == "cuda" and not found:
+        raise ClusterError(
+            "`device` cuda: Ray finds no GPU; `engine` local uses one that Ray overlooks"
+        )
+    if settings.device not in ("auto", "cuda"):
+        return 0
+    return found if cluster.gpus is None else cluster.gpus

@@ -1,0 +1,149 @@
+"""Where an analysis runs: in this process, on Ray, or wherever it is estimated to end sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emopipe.emonet.fields import did_you_mean
+from emopipe.jobs.cluster import ENGINES, ClusterError, ClusterOptions
+from emopipe.pipeline.estimate import Estimate
+from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.run import Finished, ProgressCallback, available_cores, run_analysis
+from emopipe.pipeline.settings import Settings, resolved
+from emopipe.pipeline.table.schema import VideoRecord
+
+if TYPE_CHECKING:
+    from emopipe.pipeline.table.store import Store
+
+RAY_START_S = 6.0
+"""From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
+
+FRAME_CPU_S = 0.04
+"""CPU time of a frame: detection at 640 px on one thread, the rest is small (DESIGN, measured)."""
+
+PROCESS_CORES = 4
+"""One process keeps about so many cores busy: detection gains little from further threads."""
+
+
+def run(
+    inputs: Inputs,
+    out: Path,
+    settings: Settings,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+    engine: str = "auto",
+    cluster: ClusterOptions | None = None,
+) -> list[VideoRecord]:
+    """Analyze inputs. Every engine makes the same table, cell by cell.
+
+    Args:
+        inputs: what to analyze.
+        out: results file (`*.parquet`) or folder.
+        settings: how.
+        overwrite: start anew, replacing what lies there.
+        progress: follows the run; it is told which engine "auto" chose, and why.
+        engine: "local", "ray", or "auto": Ray with any of the cluster's options, with GPUs, or
+            where the estimated work repays Ray's start on this machine's cores; else this process.
+        cluster: where Ray runs, and with how many workers.
+
+    Returns:
+        One record for each input, in their order.
+
+    Raises:
+        EmopipeError: an option, a checkpoint, a detector, the cluster or the output cannot be used.
+    """
+    cluster = cluster or ClusterOptions()
+    progress = progress or ProgressCallback()
+    chosen = [f"`{f.name}`" for f in fields(cluster) if getattr(cluster, f.name) is not None]
+    if engine not in ENGINES:
+        raise ClusterError(
+            f"`engine` is one of {', '.join(ENGINES)}, not {engine!r}"
+            f"{did_you_mean(str(engine), ENGINES)}"
+        )
+    if engine == "local" and chosen:
+        raise ClusterError(f"`engine` local works in this process: {', '.join(chosen)} is for Ray")
+    if engine == "auto" and chosen:
+        progress.on_message(f"engine ray: {', '.join(chosen)} asks for it")
+        engine = "ray"
+    if engine == "auto" and (gpus := _gpus(settings)):
+        progress.on_message(f"engine ray: this machine has {gpus}")
+        engine = "ray"
+    if engine == "ray":
+        from emopipe.jobs.analysis import driver
+
+        return driver.run(inputs, out, settings, overwrite, progress, cluster)
+    return _run_here(inputs, out, settings, overwrite, progress, may_start_ray=engine == "auto")
+
+
+def repays_ray(frames: int, cores: int) -> tuple[bool, str]:
+    """Whether so many frames are done sooner on Ray, its start included, and why in words.
+
+    Args:
+        frames: to be sampled.
+        cores: of this machine.
+    """
+    here_s = frames * FRAME_CPU_S / min(cores, PROCESS_CORES)
+    on_ray_s = RAY_START_S + frames * FRAME_CPU_S / cores
+    words = f"about {here_s:.0f} s in this process, {on_ray_s:.0f} s on Ray and {cores} cores"
+    return on_ray_s < here_s, words
+
+
+def _gpus(settings: Settings) -> str:
+    """This machine's GPUs in words, if the settings leave them to Ray."""
+    if settings.device not in ("auto", "cuda"):
+        return ""
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"{count} GPU{'s' if count > 1 else ''}" if count else ""
+
+
+def _run_here(
+    inputs: Inputs,
+    out: Path,
+    settings: Settings,
+    overwrite: bool,
+    progress: ProgressCallback,
+    *,
+    may_start_ray: bool,
+) -> list[VideoRecord]:
+    """Analyze in this process or, once the work is estimated, on a Ray started here."""
+    from emopipe.emonet.checkpoint import open_model
+    from emopipe.pipeline.local import LocalEngine
+
+    settings = resolved(settings)
+    model, checkpoint = open_model(settings.model, settings.classes)
+    with LocalEngine(settings, model, checkpoint, progress) as local:
+
+        def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:
+            on_ray, why = repays_ray(estimate.frames, available_cores())
+            if not (may_start_ray and files):
+                yield from local.work(store, files, estimate)
+            elif not on_ray:
+                progress.on_message(f"engine local: {why}")
+                yield from local.work(store, files, estimate)
+            else:
+                progress.on_message(f"engine ray: {why}")
+                yield from _work_on_ray(settings, progress, store, files, estimate)
+
+        return run_analysis(inputs, out, settings, checkpoint, overwrite, progress, work)
+
+
+def _work_on_ray(
+    settings: Settings,
+    progress: ProgressCallback,
+    store: Store,
+    files: list[InputFile],
+    estimate: Estimate,
+) -> Iterator[Finished]:
+    from emopipe.jobs.analysis import driver
+    from emopipe.jobs.cluster import ray_session
+
+    cluster = ClusterOptions()
+    progress.on_phase("starting Ray")
+    with ray_session(cluster):
+        config = driver.load(settings)  # anew: the local engine has converted its network
+        yield from driver.work_on_ray(config, cluster, 0, progress, store, files, estimate)
