@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,13 +22,10 @@ from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.pipeline.storage import storage_for
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
 
-_LANDMARKS = "landmarks"
+if TYPE_CHECKING:  # writing needs no pandas, which takes half a second to load
+    import pandas as pd
 
-_PANDAS_TYPES = {
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-}
+_LANDMARKS = "landmarks"
 
 
 class ResultsError(EmopipeError):
@@ -329,7 +325,14 @@ def _results(table: pa.Table, settings: dict[str, Any], videos: pa.Table | None)
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    import pandas as pd
+
+    nullable = {
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+    }
+    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
     return frame
 
 
