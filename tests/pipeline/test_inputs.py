@@ -146,12 +146,12 @@ def test_a_list_that_is_no_text_is_an_error(tree: Path) -> None:
         find_inputs(["list.txt"])
 
 
-def test_folders_that_are_not_looked_into_are_named(
+def test_folders_that_are_not_searched_are_named(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "videos" / "linked").symlink_to(tree / "other")
     shut = tree / "videos" / "day 1"
-    # Rights do not stop root, who may run this.
+    # Permissions do not stop root, who may run this.
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != shut and allowed(path, mode))
     skipped = {file.path.name: file.reason for file in find_inputs([tree / "videos"]).skipped}

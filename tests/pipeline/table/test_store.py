@@ -1,4 +1,4 @@
-"""Outputs are made whole, gone on with, and never mixed."""
+"""Outputs are written as a whole, resumed, and never mixed."""
 
 import itertools
 import shutil
@@ -68,7 +68,7 @@ def test_an_output_holds_all_videos_sorted_and_nothing_is_left_beside(out, tmp_p
     assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
 
 
-def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
+def test_a_stopped_run_resumes(out, tmp_path):
     first, second = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4")
     with opened(out) as store:
         do(store, first)
@@ -87,13 +87,13 @@ def test_a_stopped_run_goes_on_where_it_was(out, tmp_path):
 
 
 @pytest.mark.parametrize("left", [b"", b"AR", b"ARROW1", b"ARROW1" + bytes(100)])
-def test_a_span_that_a_power_cut_spoiled_is_done_again(out, tmp_path, left):
+def test_a_span_damaged_by_a_power_cut_is_analyzed_again(out, tmp_path, left):
     video = a_video(tmp_path, "a.mp4")
     with opened(out) as store:
         write_span(store, video, 0)
         write_span(store, video, 1)
-    spoiled = partial_path(out) / part_key(video) / "00001.arrow"
-    spoiled.write_bytes(left)
+    damaged = partial_path(out) / part_key(video) / "00001.arrow"
+    damaged.write_bytes(left)
     with opened(out) as store:
         assert store.unfinished() == {part_key(video): {0}}
         write_span(store, video, 1)
@@ -169,7 +169,7 @@ def test_other_settings_of_an_unfinished_run_are_refused(out, tmp_path):
         pass
 
 
-def test_an_unfinished_overwriting_run_is_gone_on_with(out, tmp_path):
+def test_an_unfinished_overwriting_run_is_resumed(out, tmp_path):
     video = a_video(tmp_path, "a.mp4")
     with opened(out, stride=1) as store:
         do(store, video)
@@ -204,7 +204,7 @@ def killer() -> Killer:
 
 @pytest.mark.parametrize("layout", ["results.parquet", "results"])
 @pytest.mark.parametrize("before", ["nothing", "same settings", "other settings"])
-def test_a_run_killed_at_any_moment_is_gone_on_with(tmp_path, killer, layout, before):
+def test_a_run_killed_at_any_moment_is_resumed(tmp_path, killer, layout, before):
     a, b = a_video(tmp_path, "a.mp4"), a_video(tmp_path, "b.mp4", frames=SPAN)
     expected = [("a.mp4", i) for i in range(3 * SPAN)] + [("b.mp4", i) for i in range(SPAN)]
     overwrite = before == "other settings"
@@ -411,7 +411,7 @@ def test_many_rows_are_written_in_bounded_groups(tmp_path, monkeypatch):
     assert max(sizes) < 25 + SPAN
 
 
-def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
+def test_a_time_range_without_frames_fails_with_words(out, tmp_path):
     video = a_video(tmp_path, "a.mp4")
     with opened(out) as store:
         record = store.commit(video, np.zeros(0, np.int64))
@@ -419,7 +419,7 @@ def test_a_stretch_that_a_video_does_not_have_fails_with_words(out, tmp_path):
     assert "no frame lies between the chosen start and end: it shows 0.0 to 1.2 s" in record.error
 
 
-def test_what_is_lost_behind_the_end_that_was_asked_for_is_not_missed(out, tmp_path):
+def test_frames_truncated_after_the_chosen_end_are_not_missed(out, tmp_path):
     video = a_video(tmp_path, "a.mp4", truncated_frames=4)
     with opened(out, end=1.0) as store:
         assert do(store, video).status == "ok"
