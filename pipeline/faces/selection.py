@@ -27,26 +27,31 @@ class Selection:
     """
 
     min_score: float | None = setting(
-        None, "Least score of a face.", group="faces", least=0, most=1, unset="the detector's own"
+        None,
+        "Lowest detector score of a face.",
+        group="faces",
+        least=0,
+        most=1,
+        unset="the detector's own",
     )
     min_size: float = setting(
         0.0,
-        "Smallest face: mean side of its box, pixels of the frame.",
+        "Smallest face: mean side of its box, in pixels of the frame.",
         group="faces",
         least=0,
     )
     max_faces: int | None = setting(
-        None, "Most faces a frame, best scores first.", group="faces", least=1, unset="all"
+        None, "Most faces per frame, best scores first.", group="faces", least=1, unset="all"
     )
     faces: Literal["all", "largest"] = setting(
         "all",
-        "All faces of a frame, or its largest.",
+        "All faces of a frame, or the largest one.",
         group="faces",
         choices=("all", "largest"),
     )
     roi: tuple[float, float, float, float] | None = setting(
         None,
-        "Only faces whose centre lies in this rectangle: x1, y1, x2, y2 in pixels of the frame.",
+        "Only faces whose centre lies in this rectangle: x1, y1, x2, y2 in pixels.",
         group="faces",
         unset="the whole frame",
     )
