@@ -12,7 +12,7 @@ from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import ProgressCallback
-from emopipe.pipeline.table.results import VideoRecord
+from emopipe.pipeline.table.schema import VideoRecord
 
 STALLED_S = 60.0
 """After this long without a finished span the watchdog names what the run waits for."""

@@ -23,7 +23,7 @@ from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.media.readers import BACKENDS, DEFAULT_BACKEND
 from emopipe.pipeline.media.sampling import sample
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table.results import LANDMARK_TYPES
+from emopipe.pipeline.table.schema import LANDMARK_TYPES
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
     from emopipe.emonet.checkpoint import Checkpoint

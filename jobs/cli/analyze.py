@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from emopipe.emonet.fields import rules_of
 from emopipe.jobs import EXIT_INTERRUPTED
 from emopipe.jobs.cli.base import Command, name_options, option
 from emopipe.jobs.cli.options import build, given, options_of
@@ -69,11 +68,16 @@ def analyze(
     """
     settings = build(Settings, options, selection=build(Selection, options))
     cluster = build(ClusterOptions, options)
-    engine = _engine(engine, local)
+    if local and engine != "local" and given("engine"):
+        raise click.UsageError(f"--local is --engine local: leave it or --engine {engine} out")
     if dry_run and overwrite:
         raise click.UsageError("--dry-run changes nothing and --overwrite does: leave one out")
+    if local or dry_run:
+        engine = "local"
+    if dry_run:
+        cluster = ClusterOptions()
     # Loaded here: PyTorch takes seconds that --help need not wait.
-    from emopipe.jobs.analysis.engine import run
+    from emopipe.jobs.engine import run
     from emopipe.jobs.progress import DryRunError, RunProgress
     from emopipe.pipeline.inputs import find_inputs
 
@@ -104,22 +108,6 @@ def analyze(
     sys.exit(0 if summary["ok"] == summary["inputs"] else EXIT_SOME_FAILED)
 
 
-def _engine(engine: str, local: bool) -> str:
-    """The engine asked for, which must agree with the other options.
-
-    Raises:
-        click.UsageError: it does not.
-    """
-    if local:
-        if given("engine") and engine != "local":
-            raise click.UsageError(f"--local is --engine local: leave it or --engine {engine} out")
-        engine = "local"
-    if engine == "local" and (named := given(*rules_of(ClusterOptions))):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
-        raise click.UsageError(f"--local works in this process, without Ray: leave out {flags}")
-    return engine
-
-
 def _summary(records: "list[VideoRecord]", progress: "RunProgress", out: Path) -> dict[str, Any]:
     from emopipe.pipeline.table.results import videos_path
 
@@ -134,7 +122,7 @@ def _summary(records: "list[VideoRecord]", progress: "RunProgress", out: Path) -
         "frames_per_second": round(progress.frames / seconds, 2),
         "results": str(out),
         "videos": str(videos_path(out)),
-        "problems": {r.video: progress.wording(r.error) for r in records if r.status != "ok"},
+        "problems": {r.video: progress.wording(str(r.error)) for r in records if r.status != "ok"},
     }
 
 

@@ -13,16 +13,9 @@ from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
 
 from emopipe.emonet import registry as weights
+from emopipe.emonet.download import ConsentError, FetchError, fetch_weights
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.registry import (
-    ENTRIES,
-    REGISTRY,
-    ConsentError,
-    FetchError,
-    MissingWeightsError,
-    Status,
-    WeightFile,
-)
+from emopipe.emonet.registry import ENTRIES, REGISTRY, MissingWeightsError, Status, WeightFile
 from emopipe.jobs.cli.base import Group, name_options
 
 ENTRY = click.Choice(ENTRIES)
@@ -189,7 +182,7 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
         def show(part: WeightFile, done: int) -> None:
             bar.update(tasks[part], completed=done)
 
-        return weights.fetch(name, source, accept_license=accept_license, progress=show)
+        return fetch_weights(name, source, accept_license=accept_license, progress=show)
 
 
 def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
@@ -199,13 +192,13 @@ def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]
     notes = [status.reason] if status.reason else []
     passed = intact or (status.state == "missing" and not named)
     if intact and weights.lookup(name).kind == "model":
-        passed, seen = _outputs(status, picture)
-        notes += seen
+        passed, findings = _outputs(status, picture)
+        notes += findings
     return {"name": name, "state": status.state, "passed": passed, "notes": notes}
 
 
 def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
-    """Check a model's outputs: whether they are as recorded, and notes on each check."""
+    """Check a model's outputs: whether they are as recorded, and the findings."""
     # Loaded here: PyTorch takes seconds that the other commands need not wait.
     from emopipe.emonet import checkpoint, golden_outputs
     from emopipe.emonet.predictor import Predictor
@@ -218,4 +211,4 @@ def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
             checks.append(golden_outputs.check_example(predictor, picture))
     except EmopipeError as error:
         return False, [str(error)]
-    return all(check.passed for check in checks), [check.seen for check in checks]
+    return all(check.passed for check in checks), [check.finding for check in checks]

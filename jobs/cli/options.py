@@ -40,6 +40,7 @@ def _parse_names(text: str) -> tuple[str, ...]:
 
 FORMS = {
     "classes": Form(metavar="A,B,C", parse=_parse_names),
+    "gpu": Form("--gpus"),
     "model": Form(envvar="EMOPIPE_MODEL"),
     "roi": Form(metavar="X1,Y1,X2,Y2", parse=parse_roi),
     "trained": Form("--train"),

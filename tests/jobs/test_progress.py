@@ -13,7 +13,7 @@ from emopipe.jobs.progress import DryRunError, RunProgress
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs, Skipped
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.table.results import VideoRecord
+from emopipe.pipeline.table.schema import VideoRecord
 
 ESTIMATE = Estimate(inputs=1, unreadable=0, seconds=4.0, frames=100, bytes=60_000)
 

@@ -150,8 +150,8 @@ def traps(here: Path, media: Path) -> None:
         ("two.png --detector-weights text.pth", "text.pth"),
         ("two.png --device quantum", "--device"),
         ("two.png --precision float8", "not 'float8': did you mean float32?"),
-        ("two.png --address auto", "leave out --address"),
-        ("two.png --cpus 2 --gpus 1", "leave out --cpus, --gpus"),
+        ("two.png --address auto", "--address is for Ray"),
+        ("two.png --cpus 2 --gpus 1", "--cpus, --gpus is for Ray"),
         ("two.png --engine ray", "leave it or --engine ray out"),
         ("two.png --dry-run --overwrite", "--dry-run"),
     ],
@@ -186,8 +186,8 @@ def test_other_settings_are_refused_and_harm_nothing(here: Path, media: Path) ->
 def test_a_dry_run_says_what_is_ahead_and_leaves_nothing(here: Path, media: Path) -> None:
     result = analyze(media / "face.mp4", "--stride", "5", "--dry-run")
     assert result.exit_code == 0 and "about 10 frames" in result.stderr
-    told = json.loads(analyze(media / "face.mp4", "--stride", "5", "--dry-run", "--json").stdout)
-    assert (told["inputs"], told["frames"], told["seconds"]) == (1, 10, 2.0)
+    summary = json.loads(analyze(media / "face.mp4", "--stride", "5", "--dry-run", "--json").stdout)
+    assert (summary["inputs"], summary["frames"], summary["seconds"]) == (1, 10, 2.0)
     assert list(here.iterdir()) == []
 
 
@@ -216,7 +216,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         seen.append({"out": out, "settings": settings, "overwrite": overwrite, **more})
         return []
 
-    monkeypatch.setattr("emopipe.jobs.analysis.engine.run", run)
+    monkeypatch.setattr("emopipe.jobs.engine.run", run)
     return seen
 
 

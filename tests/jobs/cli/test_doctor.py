@@ -20,15 +20,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def diagnose() -> tuple[int, Callable[[str], str]]:
-    """The exit status, and what is said on a subject, on one line."""
+    """The exit status, and what is found of a subject, on one line."""
     result = CliRunner().invoke(doctor.doctor)
     entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=\S)", result.stdout)]
 
-    def said_of(subject: str) -> str:
+    def finding(subject: str) -> str:
         [entry] = [one for one in entries if one.split(" ", 1)[1].startswith(subject + " ")]
         return entry
 
-    return result.exit_code, said_of
+    return result.exit_code, finding
 
 
 def break_import(monkeypatch: pytest.MonkeyPatch, broken: str, error: str) -> None:
@@ -41,29 +41,29 @@ def break_import(monkeypatch: pytest.MonkeyPatch, broken: str, error: str) -> No
 
 
 def test_a_whole_installation_is_0(cache: Path) -> None:
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 0
     for needed in ("python", "torch", "av", "ray", "model emonet-lite", "detector centerface"):
-        assert said_of(needed).startswith("ok"), said_of(needed)
-    assert "cpu" in said_of("devices")
-    assert str(cache) in said_of("cache folder")
+        assert finding(needed).startswith("ok"), finding(needed)
+    assert "cpu" in finding("devices")
+    assert str(cache) in finding("cache folder")
 
 
 def test_what_can_be_fetched_is_named_with_its_command() -> None:
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 0
-    assert "missing: emopipe models fetch yunet" in said_of("detector yunet")
-    assert "missing: emopipe models fetch emonet-8" in said_of("model emonet-8")
+    assert "missing: emopipe models fetch yunet" in finding("detector yunet")
+    assert "missing: emopipe models fetch emonet-8" in finding("model emonet-8")
 
 
 def test_a_package_that_does_not_load_is_1_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     break_import(monkeypatch, "cv2", "libGL.so.1: cannot open shared object file")
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 1
-    assert said_of("opencv-python").startswith("MISSING")
-    assert "apt-get install libgl1" in said_of("opencv-python")
+    assert finding("opencv-python").startswith("MISSING")
+    assert "apt-get install libgl1" in finding("opencv-python")
 
 
 def test_a_package_that_is_absent_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,16 +73,16 @@ def test_a_package_that_is_absent_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
         return version(package)
 
     monkeypatch.setattr(doctor, "version", absent)
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 1
-    assert "not installed: pip install pyarrow" in said_of("pyarrow")
+    assert "not installed: pip install pyarrow" in finding("pyarrow")
 
 
 def test_decord_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     break_import(monkeypatch, "decord", "no such library")
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 0
-    assert said_of("decord").startswith("-") and "PyAV decodes" in said_of("decord")
+    assert finding("decord").startswith("-") and "PyAV decodes" in finding("decord")
 
 
 def test_a_cache_folder_that_cannot_be_is_1(
@@ -90,6 +90,6 @@ def test_a_cache_folder_that_cannot_be_is_1(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path / "file" / "cache"))
-    status, said_of = diagnose()
+    status, finding = diagnose()
     assert status == 1
-    assert "set EMOPIPE_CACHE" in said_of("cache folder")
+    assert "set EMOPIPE_CACHE" in finding("cache folder")

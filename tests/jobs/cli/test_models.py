@@ -30,9 +30,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small file that the registry takes for YuNet, and for EmoNet."""
-    folder = tmp_path / "at hand"
+    folder = tmp_path / "folder of weights"
     folder.mkdir()
     for name in ("yunet", "emonet-5"):
         file = replace(
@@ -60,8 +60,8 @@ def test_list_shows_every_entry_with_its_state(cache: Path) -> None:
     assert "missing" in lines["emonet-8"] and "CC BY-NC-ND 4.0" in lines["emonet-8"]
 
 
-def test_list_as_json_tells_states_apart(at_hand: Path, cache: Path) -> None:
-    run("fetch", "yunet", "--from", at_hand)
+def test_list_as_json_has_every_state(weights_folder: Path, cache: Path) -> None:
+    run("fetch", "yunet", "--from", weights_folder)
     cache.joinpath("emonet_5.pth").write_bytes(b"half")
     states = {row["name"]: row["state"] for row in json.loads(run("list", "--json").stdout)}
     assert states["yunet"] == "fetched"
@@ -82,9 +82,9 @@ def test_info_as_json_carries_the_card() -> None:
     assert facts["card"].startswith("# emonet-lite")
 
 
-def test_fetch_then_path_prints_where_it_lies(at_hand: Path, cache: Path) -> None:
+def test_fetch_then_path_prints_where_it_lies(weights_folder: Path, cache: Path) -> None:
     file = cache / weights.lookup("yunet").file
-    assert run("fetch", "yunet", "--from", at_hand).stdout == f"yunet: {file}\n"
+    assert run("fetch", "yunet", "--from", weights_folder).stdout == f"yunet: {file}\n"
     assert run("path", "yunet").stdout == f"{file}\n"
 
 
@@ -94,32 +94,34 @@ def test_fetch_of_what_is_bundled_is_no_error() -> None:
     assert result.stdout == f"emonet-lite: {weights.locate('emonet-lite')}\n"
 
 
-def test_one_failed_fetch_leaves_the_others_and_shows_in_the_status(at_hand: Path) -> None:
-    (at_hand / "s3fd-619a316812.pth").write_bytes(b"another")
-    result = run("fetch", "sfd", "yunet", "--from", at_hand)
+def test_one_failed_fetch_leaves_the_others_and_shows_in_the_status(
+    weights_folder: Path,
+) -> None:
+    (weights_folder / "s3fd-619a316812.pth").write_bytes(b"another")
+    result = run("fetch", "sfd", "yunet", "--from", weights_folder)
     assert result.exit_code == 1
     assert "is not sfd: it has 7 bytes" in result.stderr
     assert result.stdout.startswith("yunet: ")
 
 
-def test_fetch_offline_names_the_way_out(at_hand: Path, cache: Path) -> None:
+def test_fetch_offline_names_the_way_out(weights_folder: Path, cache: Path) -> None:
     result = run("fetch", "yunet")
     assert result.exit_code == 1
     for part in ("http://127.0.0.1:9/closed", str(cache), "--from", "centerface"):
         assert part in result.stderr
 
 
-def test_a_script_must_accept_a_non_commercial_licence_once(at_hand: Path) -> None:
-    refused = run("fetch", "emonet-5", "--from", at_hand)
+def test_a_script_must_accept_a_non_commercial_license_once(weights_folder: Path) -> None:
+    refused = run("fetch", "emonet-5", "--from", weights_folder)
     assert refused.exit_code == 2
     assert "--accept-license" in refused.stderr
-    assert run("fetch", "emonet-5", "--from", at_hand, "--accept-license").exit_code == 0
-    assert run("fetch", "emonet-5", "--from", at_hand).exit_code == 0
+    assert run("fetch", "emonet-5", "--from", weights_folder, "--accept-license").exit_code == 0
+    assert run("fetch", "emonet-5", "--from", weights_folder).exit_code == 0
 
 
 @pytest.mark.parametrize(("answer", "status"), [(b"y\n", 0), (b"n\n", 1)])
 def test_a_person_is_asked_for_consent(
-    at_hand: Path, cache: Path, answer: bytes, status: int
+    weights_folder: Path, cache: Path, answer: bytes, status: int
 ) -> None:
     program = (
         "from emopipe.emonet.registry import *\n"
@@ -131,7 +133,7 @@ def test_a_person_is_asked_for_consent(
     ours, theirs = pty.openpty()
     os.write(ours, answer)
     result = subprocess.run(
-        [sys.executable, "-c", program, "fetch", "emonet-5", "--from", at_hand],
+        [sys.executable, "-c", program, "fetch", "emonet-5", "--from", weights_folder],
         stdin=theirs,
         capture_output=True,
         text=True,
@@ -139,21 +141,21 @@ def test_a_person_is_asked_for_consent(
     )
     os.close(ours)
     os.close(theirs)
-    assert "Do you accept its licence, CC BY-NC-ND 4.0?" in result.stdout + result.stderr
+    assert "Do you accept its license, CC BY-NC-ND 4.0?" in result.stdout + result.stderr
     assert result.returncode == status
     assert (cache / "emonet_5.pth").exists() == (status == 0)
 
 
-def test_verify_without_names_forgives_what_was_never_fetched() -> None:
+def test_verify_without_names_accepts_weights_that_were_never_fetched() -> None:
     result = run("verify")
     assert result.exit_code == 0
     assert "emonet-8: missing" in result.stdout
-    assert "emonet-lite: bundled (built-in picture: outputs recorded in" in result.stdout
+    assert "emonet-lite: bundled (built-in image: outputs recorded in" in result.stdout
 
 
-def test_verify_by_name_fails_on_missing_and_damaged(at_hand: Path, cache: Path) -> None:
+def test_verify_by_name_fails_on_missing_and_damaged(weights_folder: Path, cache: Path) -> None:
     assert run("verify", "yunet").exit_code == 1
-    run("fetch", "yunet", "--from", at_hand)
+    run("fetch", "yunet", "--from", weights_folder)
     assert run("verify", "yunet").exit_code == 0
     (cache / weights.lookup("yunet").file).write_bytes(bytes(len(CONTENT)))
     for arguments in (["verify", "yunet"], ["verify"]):
@@ -162,7 +164,7 @@ def test_verify_by_name_fails_on_missing_and_damaged(at_hand: Path, cache: Path)
         assert "yunet: damaged" in result.stdout
 
 
-def test_verify_tells_a_model_that_answers_otherwise_than_at_first(cache: Path) -> None:
+def test_verify_reports_a_model_whose_outputs_have_changed(cache: Path) -> None:
     assert run("verify", "emonet-lite").exit_code == 0
     (record,) = (cache / "known-answers").iterdir()
     answer = json.loads(record.read_text())
@@ -173,15 +175,17 @@ def test_verify_tells_a_model_that_answers_otherwise_than_at_first(cache: Path) 
     assert "differ by at most 0.01" in outcome["notes"][0]
 
 
-def test_verify_tells_a_file_with_the_right_hash_that_is_no_model(at_hand: Path) -> None:
-    run("fetch", "emonet-5", "--from", at_hand, "--accept-license")
+def test_verify_reports_a_file_with_the_right_hash_that_is_no_model(
+    weights_folder: Path,
+) -> None:
+    run("fetch", "emonet-5", "--from", weights_folder, "--accept-license")
     result = run("verify", "emonet-5")
     assert result.exit_code == 1
     assert "emonet_5.pth is not a file of weights" in result.stdout
 
 
 @pytest.mark.parametrize(("valence", "status"), [(0.064, 0), (0.5, 1)])
-def test_verify_with_the_picture_holds_emonet_8_to_its_authors_answer(
+def test_verify_compares_emonet_8_with_its_authors_output_for_the_picture(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, valence: float, status: int
 ) -> None:
     network = EmoNet(n_expression=8, width=32).eval()
@@ -196,11 +200,11 @@ def test_verify_with_the_picture_holds_emonet_8_to_its_authors_answer(
     monkeypatch.setitem(weights.REGISTRY, "emonet-8", file)
     Image.new("RGB", (300, 200)).save(tmp_path / "example.png")
     result = run("verify", "emonet-8", "--picture", tmp_path / "example.png")
-    assert f"example picture: happy, valence {valence:.3f}, arousal 0.143" in result.stdout
+    assert f"example image: happy, valence {valence:.3f}, arousal 0.143" in result.stdout
     assert result.exit_code == status
 
 
-def test_the_known_answer_is_that_of_emonet_8_only(tmp_path: Path) -> None:
+def test_the_published_output_is_that_of_emonet_8_only(tmp_path: Path) -> None:
     picture = tmp_path / "example.png"
     Image.new("RGB", (8, 8)).save(picture)
     result = run("verify", "emonet-lite", "--picture", picture)
