@@ -4,9 +4,11 @@ A detector resizes each frame to a bounded size, runs its network on it and retu
 of the frame.
 """
 
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from emopipe.emonet.fields import public
 from emopipe.emonet.registry import locate, lookup
 from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.networks import BLAZEFACE_SIDE, Network
+from emopipe.pipeline.media.readers import load_image
 
 LONG_SIDE = 640
 """Default limit, in pixels, of a frame's longer side: larger frames are shrunk to it."""
@@ -265,3 +269,54 @@ _KINDS = {
 
 DETECTORS = tuple(_KINDS)
 """The names that `load_detector` accepts; the first needs no download."""
+
+
+@public
+def detect(
+    image: str | os.PathLike[str] | NDArray[np.uint8],
+    *,
+    detector: str = DETECTORS[0],
+    detector_weights: str | os.PathLike[str] | None = None,
+    detect_size: int = LONG_SIDE,
+    min_score: float | None = None,
+) -> Faces:
+    """Find the faces of one image.
+
+    Example:
+        >>> import emopipe
+        >>> import numpy as np
+        >>> faces = emopipe.detect(np.zeros((360, 640, 3), np.uint8))
+        >>> len(faces), faces.boxes.shape, faces.points.shape
+        (0, (0, 4), (0, 5, 2))
+
+    Args:
+        image: an image file, or (height, width, 3) uint8 RGB.
+        detector: one of centerface, yunet, blazeface, sfd.
+        detector_weights: file or folder of the detector's weights; None for the installed or
+            fetched ones.
+        detect_size: pixels of the longer side to which larger images are shrunk for detection.
+        min_score: lowest score of a face, in [0, 1]; None for the detector's own.
+
+    Returns:
+        The faces by descending score, in pixels of the image as displayed.
+
+    Raises:
+        EmopipeError: the image cannot be read, the detector's weights are missing, or an argument
+            is invalid.
+    """
+    if isinstance(image, str | os.PathLike):
+        image = load_image(Path(image))
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else repr(image)
+        raise DetectorError(
+            f"`image` is an image file or a (height, width, 3) uint8 RGB array, not {what}"
+        )
+    weights = None if detector_weights is None else Path(detector_weights)
+    (faces,) = _loaded(detector, weights, detect_size, min_score).detect([image])
+    return faces
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, weights: Path | None, long_side: int, min_score: float | None) -> Detector:
+    """Load a detector, or return it again if the call before asked for the same one."""
+    return load_detector(name, weights=weights, long_side=long_side, min_score=min_score)

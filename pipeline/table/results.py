@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.fields import did_you_mean
+from emopipe.emonet.fields import did_you_mean, public
 from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.pipeline.storage import storage_for
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
@@ -70,6 +70,7 @@ class Results:
         )
 
 
+@public
 def read_results(
     path: str | os.PathLike[str],
     columns: str | Sequence[str] | None = None,

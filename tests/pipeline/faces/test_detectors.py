@@ -7,12 +7,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from made_faces import two_faces_picture
 from numpy.typing import NDArray
 from real_frames import clip_frames, load_image
 
+from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import MissingWeightsError
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
-from emopipe.pipeline.faces.detectors import DETECTORS, _ResizingDetector, load_detector
+from emopipe.pipeline.faces.detectors import (
+    DETECTORS,
+    _ResizingDetector,
+    detect,
+    load_detector,
+)
 from emopipe.pipeline.faces.networks import Detections
 
 CUT = 0.15  # of a face, beyond the frame's edge
@@ -279,3 +286,31 @@ def test_threads_are_those_asked_for() -> None:
     for threads in (1, 2):
         load_detector("centerface", threads=threads)
         assert cv2.getNumThreads() == threads
+
+
+def test_one_image_may_be_a_file_or_an_array(tmp_path: Path) -> None:
+    image = two_faces_picture()
+    image.save(tmp_path / "two.png")
+    from_array, from_file = detect(np.asarray(image)), detect(tmp_path / "two.png")
+    assert len(from_array) == 2
+    np.testing.assert_array_equal(from_array.boxes, from_file.boxes)
+    best = float(from_array.scores.mean())
+    assert len(detect(str(tmp_path / "two.png"), min_score=best)) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "sentence"),
+    [
+        (np.zeros((4, 4), np.uint8), {}, r"`image` is an image file or a .*, not uint8 \(4, 4\)"),
+        (np.zeros((4, 4, 3)), {}, r"not float64 \(4, 4, 3\)"),
+        (5, {}, "`image` is an image file or a .*, not 5"),
+        ("nowhere.png", {}, r"nowhere\.png"),
+        (np.zeros((4, 4, 3), np.uint8), {"detector": "haar"}, "no detector is called 'haar'"),
+        (np.zeros((4, 4, 3), np.uint8), {"min_scor": 1}, "`min_scor`: did you mean min_score"),
+    ],
+)
+def test_what_cannot_be_detected_on_is_a_sentence(
+    image: object, options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(EmopipeError, match=sentence):
+        detect(image, **options)  # type: ignore[arg-type]

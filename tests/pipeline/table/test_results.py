@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_spans import a_span, a_video
 
+from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.predictor import Predictions
 from emopipe.pipeline.table import parts
@@ -206,10 +207,11 @@ def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
         ({"videos": "q"}, r"`videos`: .* has no video 'q': it has a\.mp4, b/clip\.mp4"),
         ({"videos": [1]}, r"`videos` is a name or a list of names, not \[1\]"),
         ({"landmarks": "none"}, "`landmarks` is True or False, not 'none'"),
+        ({"column": "time"}, r"no argument `column`: did you mean columns\?"),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(output, arguments, says):
-    with pytest.raises(ResultsError, match=says):
+    with pytest.raises(EmopipeError, match=says):
         read_results(output, **arguments)
 
 
