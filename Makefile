@@ -77,4 +77,5 @@ bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the r
 chaos: $(INSTALLED)  ## kill drivers, workers and trainings at random moments, 50 times (needs the reference data)
 	$(BIN)/python tests/chaos.py driver
 	$(BIN)/python tests/chaos.py workers
+	$(BIN)/python tests/chaos_steady.py
 	$(BIN)/python tests/chaos_training.py

@@ -21,6 +21,9 @@ from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
 from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.schema import DetectedSpan, span_rows
 
+DETECTION_BATCH = 16
+"""Frames of one call of the detector: a finished span is not held back by frames after it."""
+
 
 class FaceStage:
     """Decodes, detects and aligns. A context manager: it owns the decoding child.
@@ -111,27 +114,30 @@ class FaceStage:
         waiting = list(wanted)
         for frames in self.decoder.frames(video, np.concatenate(list(wanted.values()))):
             for frame in self._detect(frames):
-                while frame.index > wanted[waiting[0]][-1]:
+                while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
                     yield self._span(video, waiting.pop(0), collected)
                     collected = []
                 collected.append(frame)
+                if frame.index == wanted[waiting[0]][-1]:
+                    yield self._span(video, waiting.pop(0), collected)
+                    collected = []
         for span in waiting:
             yield self._span(video, span, collected)
             collected = []
 
     def _detect(self, frames: Frames) -> Iterator["_FrameFaces"]:
         """Detect, select and crop the faces of some frames."""
-        detected = self._detector.detect(list(frames.images))
-        for index, time, image, every in zip(
-            frames.frame_indices.tolist(),
-            frames.times.tolist(),
-            frames.images,
-            detected,
-            strict=True,
-        ):
-            faces = select(every, self._settings.selection)
-            boxes = crop_boxes(faces, self._detector.calibration, self._crop, self._settings.crop)
-            yield _FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
+        for first in range(0, len(frames.images), DETECTION_BATCH):
+            batch = slice(first, first + DETECTION_BATCH)
+            images = list(frames.images[batch])
+            indices, times = frames.frame_indices[batch].tolist(), frames.times[batch].tolist()
+            detected = self._detector.detect(images)
+            for index, time, image, every in zip(indices, times, images, detected, strict=True):
+                faces = select(every, self._settings.selection)
+                boxes = crop_boxes(
+                    faces, self._detector.calibration, self._crop, self._settings.crop
+                )
+                yield _FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
 
     def _span(self, video: Video, span: int, frames: list["_FrameFaces"]) -> DetectedSpan:
         counts = [len(one.faces.scores) for one in frames]

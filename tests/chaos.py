@@ -23,16 +23,8 @@ import psutil
 from emopipe.pipeline.table.results import read_records, read_table, videos_path
 
 CLIPS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "videos"
-COMMAND = [
-    sys.executable,
-    "-m",
-    "emopipe.jobs.cli",
-    "analyze",
-    str(CLIPS),
-    "--stride",
-    "12",
-    "--quiet",
-]
+COMMAND = [sys.executable, "-m", "emopipe.jobs.cli", "analyze", str(CLIPS), "--engine", "ray"]
+COMMAND += ["--stride", "12", "--quiet"]
 """Some 12 s on two idle cores."""
 
 OUTPUTS = ("results.parquet", "folder")
@@ -125,7 +117,7 @@ def kill_worker(process: subprocess.Popen[bytes], moments: random.Random) -> str
 def _kind(process: psutil.Process) -> str | None:
     """Name a process if it is a worker or a decoding child."""
     line = command(process)
-    if "emopipe.pipeline.media.decoder" in line:
+    if "decoder_child" in line:
         return "decoding child"
     return line if line.startswith("ray::") and not line.startswith(NODE_AGENTS) else None
 

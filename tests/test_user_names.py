@@ -94,6 +94,6 @@ def test_the_wheel_holds_emopipe_and_nothing_else_of_ours(tmp_path: Path) -> Non
         f"emopipe/{file.relative_to(PROJECT)}".replace("emopipe/emopipe/", "emopipe/")
         for part in ("emopipe", "emonet", "pipeline", "jobs", "pretrained")
         for file in (PROJECT / part).rglob("*")
-        if file.suffix in (".py", ".md", ".safetensors", ".typed")
+        if file.suffix in (".py", ".md", ".safetensors", ".typed") or file.name == "LICENSE"
     }
     assert packed == here
