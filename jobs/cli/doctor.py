@@ -51,7 +51,7 @@ ALTERNATIVES = {"opencv-python": "opencv-python-headless"}
 
 @click.command(cls=Command)
 def doctor() -> None:
-    """Check packages, devices and weights, and print what is missing and how to get it.
+    """Check packages, devices and weights, and print what is missing.
 
     Exit status: 1 if something needed is missing.
     """

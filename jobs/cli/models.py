@@ -12,8 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
 
+from emopipe.emonet import download
 from emopipe.emonet import registry as weights
-from emopipe.emonet.download import ConsentError, FetchError, fetch_weights
+from emopipe.emonet.download import ConsentError, FetchError
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import ENTRIES, REGISTRY, MissingWeightsError, Status, WeightFile
 from emopipe.jobs.cli.base import Group, name_options
@@ -182,7 +183,7 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
         def show(part: WeightFile, done: int) -> None:
             bar.update(tasks[part], completed=done)
 
-        return fetch_weights(name, source, accept_license=accept_license, progress=show)
+        return download.fetch(name, source, accept_license=accept_license, progress=show)
 
 
 def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
