@@ -120,11 +120,11 @@ def _changed(defaults: Settings | Selection, given: dict[str, Any]) -> dict[str,
 
 
 def _paths(inputs: object) -> list[str | Path]:
-    paths = list(inputs) if isinstance(inputs, Sequence) else [inputs]
-    for path in paths:
+    given: list[Any] = list(inputs) if isinstance(inputs, Sequence) else [inputs]
+    for path in given:
         if not isinstance(path, str | Path):
             raise ArgumentError(f"`inputs` is a path or a list of paths, not {path!r}")
-    return paths
+    return given
 
 
 def _following(progress: object) -> Any:

@@ -11,6 +11,7 @@ from emopipe.emonet.fields import did_you_mean
 from emopipe.jobs.cluster import ENGINES, ClusterError, ClusterOptions
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.run import Finished, ProgressCallback, available_cores, run_analysis
 from emopipe.pipeline.settings import Settings, resolved
 from emopipe.pipeline.table.schema import VideoRecord
@@ -114,9 +115,10 @@ def _run_here(
     from emopipe.emonet.checkpoint import open_model
     from emopipe.pipeline.local import LocalEngine
 
-    settings = resolved(settings)
-    model, checkpoint = open_model(settings.model, settings.classes)
-    with LocalEngine(settings, model, checkpoint, progress) as local:
+    with Decoder() as decoder:
+        settings = resolved(settings)
+        model, checkpoint = open_model(settings.model, settings.classes)
+        local = LocalEngine(settings, model, checkpoint, progress, decoder)
 
         def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:
             on_ray, why = repays_ray(estimate.frames, available_cores())
@@ -127,14 +129,15 @@ def _run_here(
                 yield from local.work(store, files, estimate)
             else:
                 progress.on_message(f"engine ray: {why}")
-                yield from _work_on_ray(settings, progress, store, files, estimate)
+                yield from _work_on_ray(settings, progress, decoder, store, files, estimate)
 
-        return run_analysis(inputs, out, settings, checkpoint, overwrite, progress, work)
+        return run_analysis(inputs, out, settings, checkpoint, overwrite, progress, decoder, work)
 
 
 def _work_on_ray(
     settings: Settings,
     progress: ProgressCallback,
+    decoder: Decoder,
     store: Store,
     files: list[InputFile],
     estimate: Estimate,
@@ -146,4 +149,4 @@ def _work_on_ray(
     progress.on_phase("starting Ray")
     with ray_session(cluster):
         config = driver.load(settings)  # anew: the local engine has converted its network
-        yield from driver.work_on_ray(config, cluster, 0, progress, store, files, estimate)
+        yield from driver.work_on_ray(config, cluster, 0, progress, decoder, store, files, estimate)

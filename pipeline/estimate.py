@@ -42,15 +42,20 @@ class Estimate:
         )
 
 
-def estimate(files: list[InputFile], settings: Settings) -> Estimate:
-    """Read the headers of inputs and estimate the work."""
+def estimate(files: list[InputFile], settings: Settings, decoder: Decoder) -> Estimate:
+    """Read the headers of inputs and estimate the work.
+
+    Args:
+        files: the inputs.
+        settings: how they are to be analyzed.
+        decoder: reads the headers.
+    """
     sampled = []
-    with Decoder() as decoder:
-        for file in files:
-            try:
-                sampled.append(_sampled(decoder.read_header(file.path), settings))
-            except (VideoError, DecodeError):
-                continue
+    for file in files:
+        try:
+            sampled.append(_sampled(decoder.read_header(file.path), settings))
+        except (VideoError, DecodeError):
+            continue
     frames = sum(one.frames for one in sampled)
     return Estimate(
         inputs=len(files),

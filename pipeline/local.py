@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import cv2
 import torch
@@ -12,12 +11,18 @@ from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
-from emopipe.pipeline.media.decoder import DecodeError
+from emopipe.pipeline.media.decoder import DecodeError, Decoder
 from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video, VideoError
-from emopipe.pipeline.run import Finished, ProgressCallback, available_cores, run_analysis
+from emopipe.pipeline.run import (
+    FailedSpan,
+    Finished,
+    ProgressCallback,
+    available_cores,
+    run_analysis,
+)
 from emopipe.pipeline.settings import Settings, resolved, sampler
-from emopipe.pipeline.stages import EmotionStage, FaceStage, FailedSpan
+from emopipe.pipeline.stages import EmotionStage, FaceStage
 from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
 from emopipe.pipeline.table.store import Store, part_key
 
@@ -45,10 +50,13 @@ def run(
         EmopipeError: a checkpoint, a detector or the output cannot be used.
     """
     progress = progress or ProgressCallback()
-    settings = resolved(settings)
-    model, checkpoint = open_model(settings.model, settings.classes)
-    with LocalEngine(settings, model, checkpoint, progress) as engine:
-        return run_analysis(inputs, out, settings, checkpoint, overwrite, progress, engine.work)
+    with Decoder() as decoder:
+        settings = resolved(settings)
+        model, checkpoint = open_model(settings.model, settings.classes)
+        engine = LocalEngine(settings, model, checkpoint, progress, decoder)
+        return run_analysis(
+            inputs, out, settings, checkpoint, overwrite, progress, decoder, engine.work
+        )
 
 
 def use_threads(threads: int | None) -> None:
@@ -59,20 +67,26 @@ def use_threads(threads: int | None) -> None:
 
 
 class LocalEngine:
-    """Both stages in this process. A context manager: it owns the decoding child.
+    """Both stages in this process.
 
     Args:
         settings: as `resolved` returned them.
         model: the network; it is moved to the device and converted in place.
         checkpoint: describes the network.
         progress: follows the run.
+        decoder: probes and decodes.
 
     Raises:
         EmopipeError: the detector's weights cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, model: EmoNet, checkpoint: Checkpoint, progress: ProgressCallback
+        self,
+        settings: Settings,
+        model: EmoNet,
+        checkpoint: Checkpoint,
+        progress: ProgressCallback,
+        decoder: Decoder,
     ) -> None:
         use_threads(settings.threads)
         self._settings = settings
@@ -80,21 +94,16 @@ class LocalEngine:
         self._predictor = Predictor(
             model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
         )
-        self._faces = FaceStage(settings, checkpoint.crop, checkpoint.input_size)
-
-    def __enter__(self) -> Self:
-        self._faces.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._faces.__exit__(*exception)
+        self._decoder = decoder
+        self._faces = FaceStage(settings, checkpoint.crop, checkpoint.input_size, decoder)
 
     def work(self, store: Store, files: list[InputFile], _estimate: Estimate) -> Iterator[Finished]:
         """Analyze inputs in their order; see `pipeline.run.Work`."""
         emotions = EmotionStage(self._predictor, store.schema)
         for file in files:
             try:
-                record = self._analyze(self._faces.probe(file), store, emotions)
+                video = self._decoder.probe(file.path, file.name, self._settings.backend)
+                record = self._analyze(video, store, emotions)
             except (VideoError, DecodeError) as error:
                 record = store.fail(file.name, file.path, str(error))
             yield file, record

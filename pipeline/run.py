@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from emopipe.pipeline.estimate import Estimate, estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.media.readers import missing_backend
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.settings import Settings, SettingsError, describe
@@ -77,6 +78,7 @@ def run_analysis(
     checkpoint: Checkpoint,
     overwrite: bool,
     progress: ProgressCallback,
+    decoder: Decoder,
     work: Work,
 ) -> list[VideoRecord]:
     """Open the output, let an engine analyze what it lacks, and put the results in place.
@@ -88,6 +90,7 @@ def run_analysis(
         checkpoint: describes the network.
         overwrite: start anew.
         progress: follows the run.
+        decoder: reads the inputs' headers.
         work: the engine.
 
     Returns:
@@ -107,7 +110,7 @@ def run_analysis(
             if (record := store.record(file.name, file.path))
         }
         todo = [file for file in inputs.files if file.name not in records]
-        ahead = estimate(todo, settings)
+        ahead = estimate(todo, settings, decoder)
         progress.on_start(inputs, len(records), ahead)
         for file, record in work(store, todo, ahead):
             records[file.name] = record

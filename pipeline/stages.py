@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,6 @@ from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
 from emopipe.pipeline.faces.base import Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.faces.selection import select
-from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
@@ -26,22 +25,20 @@ DETECTION_BATCH = 16
 
 
 class FaceStage:
-    """Decodes, detects and aligns. A context manager: it owns the decoding child.
+    """Decodes, detects and aligns.
 
     Args:
         settings: of the analysis.
         crop: where the network wants its crop.
         size: side of the crops, pixels.
-
-    Attributes:
-        decoder: the decoding child's parent side.
+        decoder: decodes.
 
     Raises:
         EmopipeError: the detector's weights cannot be used.
     """
 
-    def __init__(self, settings: Settings, crop: CropSpec, size: int) -> None:
-        self.decoder = Decoder()
+    def __init__(self, settings: Settings, crop: CropSpec, size: int, decoder: Decoder) -> None:
+        self._decoder = decoder
         self._settings = settings
         self._detector = load_detector(
             settings.detector,
@@ -52,22 +49,6 @@ class FaceStage:
         )
         self._crop = crop
         self._size = size
-
-    def __enter__(self) -> Self:
-        self.decoder.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.decoder.__exit__(*exception)
-
-    def probe(self, file: InputFile) -> Video:
-        """Index a file in the decoding child, which a broken file may crash or hang.
-
-        Raises:
-            VideoError: it has no frame that can be decoded.
-            DecodeError: the child crashed or hung on it.
-        """
-        return self.decoder.probe(file.path, file.name, self._settings.backend)
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
@@ -112,7 +93,7 @@ class FaceStage:
         """Yield spans until something breaks."""
         collected: list[_FrameFaces] = []
         waiting = list(wanted)
-        for frames in self.decoder.frames(video, np.concatenate(list(wanted.values()))):
+        for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
             for frame in self._detect(frames):
                 while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
                     yield self._span(video, waiting.pop(0), collected)

@@ -49,7 +49,7 @@ class CountingFaceWorker(FaceWorker):
 
     def start(self) -> None:
         super().start()
-        frames = self._faces.decoder.frames
+        frames = self._decoder.frames
 
         def counted(video: Video, indices: NDArray[np.int64]) -> Iterator[Frames]:
             for some in frames(video, indices):
@@ -57,7 +57,7 @@ class CountingFaceWorker(FaceWorker):
                     log.write(f"{len(some.frame_indices)}\n")
                 yield some
 
-        self._faces.decoder.frames = counted  # type: ignore[method-assign]
+        self._decoder.frames = counted  # type: ignore[method-assign]
 
 
 class Recorder(ProgressCallback):

@@ -70,16 +70,15 @@ class Crew:
         for _ in range(plan.emotion_workers):
             self._hire(EmotionWorker)
 
-    def probe_while_starting(self) -> Iterator[Finished]:
+    def probe_while_starting(self, decoder: Decoder) -> Iterator[Finished]:
         """Probe small inputs in this process until the first worker is ready."""
         starting, unprobed = list(self._calls), self._scheduler.unprobed
-        with Decoder() as decoder:
-            while unprobed and unprobed[0].bytes <= PROBED_HERE_BYTES:
-                if ray.wait(starting, num_returns=1, timeout=0)[0]:
-                    return
-                answer = probe(self._scheduler.next_probe(), decoder, self._backend)
-                if finished := self._scheduler.handle(answer):
-                    yield finished
+        while unprobed and unprobed[0].bytes <= PROBED_HERE_BYTES:
+            if ray.wait(starting, num_returns=1, timeout=0)[0]:
+                return
+            answer = probe(self._scheduler.next_probe(), decoder, self._backend)
+            if finished := self._scheduler.handle(answer):
+                yield finished
 
     def step(self) -> Iterator[Finished]:
         """Give free workers tasks, wait for the next answer, and take it in."""

@@ -22,6 +22,7 @@ from emopipe.jobs.cluster import ClusterOptions, ray_session
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.faces.detectors import weights_files
 from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.run import MAX_ATTEMPTS, Finished, ProgressCallback, run_analysis
 from emopipe.pipeline.settings import Settings, resolved, sampler
 from emopipe.pipeline.table.schema import VideoRecord
@@ -48,13 +49,15 @@ def run(
     with ThreadPoolExecutor(1) as beside:
         # PyTorch takes seconds to load, and Ray's start mostly waits for other processes.
         loading = beside.submit(load, settings)
-        with ray_session(cluster):
+        with Decoder() as decoder, ray_session(cluster):
             config = loading.result()
             gpus = gpus_for(settings, cluster)
             settings = _resolved_there(settings, cluster, gpus)
             config = replace(config, settings=settings)
-            work = partial(work_on_ray, config, cluster, gpus, progress)
-            return run_analysis(inputs, out, settings, config.checkpoint, overwrite, progress, work)
+            work = partial(work_on_ray, config, cluster, gpus, progress, decoder)
+            return run_analysis(
+                inputs, out, settings, config.checkpoint, overwrite, progress, decoder, work
+            )
 
 
 def load(settings: Settings) -> WorkerConfig:
@@ -76,6 +79,7 @@ def work_on_ray(
     cluster: ClusterOptions,
     gpus: int,
     progress: ProgressCallback,
+    decoder: Decoder,
     store: Store,
     files: list[InputFile],
     estimate: Estimate,
@@ -102,7 +106,7 @@ def work_on_ray(
     progress.on_phase("starting workers")
     crew = Crew(scheduler, replace(config, settings=replace(settings, threads=plan.threads)), plan)
     try:
-        yield from crew.probe_while_starting()
+        yield from crew.probe_while_starting(decoder)
         while not scheduler.done:
             yield from crew.step()
     finally:

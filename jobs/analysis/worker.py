@@ -101,6 +101,7 @@ class FaceWorker(EmotionWorker):
             super().start()
         else:
             _set_up_process(self._config.settings)
+        self._decoder = Decoder()
         # Detectors read their files when they are made. Removed right after that, the files are not
         # left behind by a worker that is killed.
         with tempfile.TemporaryDirectory(prefix="emopipe-weights-") as folder:
@@ -110,11 +111,12 @@ class FaceWorker(EmotionWorker):
                 replace(self._config.settings, detector_weights=Path(folder)),
                 self._config.checkpoint.crop,
                 self._config.checkpoint.input_size,
+                self._decoder,
             )
 
     def probe(self, file: InputFile) -> Iterator[Video | FailedVideo]:
         """Index an input."""
-        yield probe(file, self._faces.decoder, self._config.settings.backend)
+        yield probe(file, self._decoder, self._config.settings.backend)
 
     def analyze(
         self, task: SegmentTask

@@ -263,6 +263,7 @@ class Decoder:
             self._child = None
 
     def __enter__(self) -> Self:
+        self._idle_child()  # it starts while the parent does other things
         return self
 
     def __exit__(self, *exception: object) -> None:

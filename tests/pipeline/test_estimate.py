@@ -2,11 +2,17 @@
 
 import pytest
 
-from emopipe.pipeline.estimate import BYTES_PER_ROW, estimate
-from emopipe.pipeline.inputs import find_inputs
+from emopipe.pipeline.estimate import BYTES_PER_ROW, Estimate, estimate
+from emopipe.pipeline.inputs import InputFile, find_inputs
+from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.settings import Settings
 
 CLIPS = ("WolfgangLanger_Pexels.mp4", "face_noface.mov", "no_face.mp4", "single_face.mp4")
+
+
+def estimated(files: list[InputFile], settings: Settings) -> Estimate:
+    with Decoder() as decoder:
+        return estimate(files, settings, decoder)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +27,7 @@ CLIPS = ("WolfgangLanger_Pexels.mp4", "face_noface.mov", "no_face.mp4", "single_
     ],
 )
 def test_a_clip_is_estimated_from_its_header(made, settings, frames, seconds):
-    work = estimate(list(find_inputs([str(made("h264.mp4"))]).files), settings)
+    work = estimated(list(find_inputs([str(made("h264.mp4"))]).files), settings)
     assert (work.inputs, work.unreadable) == (1, 0)
     assert work.frames == pytest.approx(frames, abs=1)
     assert work.seconds == pytest.approx(seconds, abs=0.05)
@@ -39,7 +45,7 @@ def test_a_clip_is_estimated_from_its_header(made, settings, frames, seconds):
     ],
 )
 def test_real_clips_add_up(clips, settings, frames, seconds):
-    work = estimate(list(find_inputs([str(clips / name) for name in CLIPS]).files), settings)
+    work = estimated(list(find_inputs([str(clips / name) for name in CLIPS]).files), settings)
     assert work.inputs == 4
     assert work.frames == pytest.approx(frames, rel=0.05)
     assert work.seconds == pytest.approx(seconds, rel=0.05)
@@ -47,6 +53,6 @@ def test_real_clips_add_up(clips, settings, frames, seconds):
 
 def test_files_without_a_header_are_counted(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    work = estimate(list(find_inputs([str(tmp_path)]).files), Settings())
+    work = estimated(list(find_inputs([str(tmp_path)]).files), Settings())
     assert (work.unreadable, work.frames) == (1, 0)
     assert "1 of them unreadable" in str(work)

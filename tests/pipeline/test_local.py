@@ -18,7 +18,7 @@ from made_faces import FRAMES, face_clip, face_picture
 from PIL import Image
 
 from emopipe import analyze as analyze_videos
-from emopipe.pipeline import stages
+from emopipe.pipeline import local
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.local import run
@@ -375,7 +375,7 @@ def test_a_decoder_that_dies_once_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
     blow: signal.Signals,
 ) -> None:
-    monkeypatch.setattr(stages, "Decoder", partial(Decoder, timeout_s=3.0))
+    monkeypatch.setattr(local, "Decoder", partial(Decoder, timeout_s=3.0))
     # So large that it is not yet all in shared memory when the child is struck.
     large, out = tmp_path / "large.mp4", tmp_path / "results.parquet"
     ffmpeg("-i", clip, "-vf", "scale=960:960", "-frames:v", "30", large)
