@@ -50,7 +50,7 @@ $(FER2013): | $(INSTALLED)
 PRETRAIN = $(BIN)/emopipe pretrain $(FER2013) --ferplus $(DATA)/fer2013new.csv --landmarks $(LANDMARKS68) --local
 pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the reference data; two and a half hours on 2 cores)
 	$(PRETRAIN) --out runs/pretrain-first
-	$(PRETRAIN) --from runs/pretrain-first/best.safetensors --epochs 28 --settle 4 \
+	$(PRETRAIN) --from runs/pretrain-first/best.safetensors --epochs 28 --cooldown-epochs 4 \
 	    --learning-rate 1.5e-3 --warmup 0.03 --landmark-share 0.15
 
 finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 30 minutes on 2 cores)

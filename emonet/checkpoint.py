@@ -1,8 +1,8 @@
-"""A checkpoint: weights together with what is needed to use them.
+"""Checkpoints: weights together with what is needed to use them.
 
-Ours are `.safetensors` files that carry the description as JSON under the metadata key `emonet`.
-The published ones, and a user's own, are `.pth` state dicts, described by the registry or inferred
-from their shapes. Loading never executes anything from the file.
+Those of emopipe are `.safetensors` files with the description as JSON under the metadata key
+`emonet`. Published ones, and users' own, are `.pth` state dicts; the registry describes them, or
+the shapes of their tensors do. Loading never executes code from the file.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from emopipe.emonet import registry as weights
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.files import appearing_whole, sha256_of
+from emopipe.emonet.files import atomic_write, sha256_of
 from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
 from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
 
@@ -27,21 +27,22 @@ _METADATA_KEY = "emonet"
 _LAST_LAYER = "emo_fc_2.3.weight"
 _FIRST_LAYER = "conv1.weight"
 _SHOWN_DIFFERENCES = 3
-_WIDTH_MULTIPLE = 16  # channels, as `EmoNet` asks
+_WIDTH_MULTIPLE = 16  # channels, see `EmoNet`
+_OLD_KEYS = {"license": "licence", "provenance": "made"}  # as earlier versions wrote them
 
 
 class CheckpointError(EmopipeError):
-    """A checkpoint that cannot be read or is not an EmoNet."""
+    """A checkpoint that cannot be read, or is not an EmoNet."""
 
 
 @dataclass(frozen=True)
 class CropSpec:
-    """Where a network wants its square crop, relative to the face's 68 landmarks.
+    """The position of a network's square crop, relative to the face's 68 landmarks.
 
     Attributes:
-        scale: the square's side, in units of the mean of the landmarks' width and height.
-        shift: (x, y) from the centre of the landmarks' bounding box to the square's centre, in
-            the same units; y points down.
+        scale: side of the square, in units of the mean of the landmarks' width and height.
+        shift: (x, y) from the centre of the landmarks' bounding box to the centre of the square,
+            in the same units; y points down.
     """
 
     scale: float
@@ -55,24 +56,25 @@ class CropSpec:
 
 
 PUBLISHED_CROP = CropSpec(scale=2 * 200 / 220)
-"""The published evaluation's: side = 200/220 · (width + height) of the landmarks' box."""
+"""Crop of the published evaluation: side = 200/220 · (width + height) of the landmarks' box."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a set of weights.
+    """Description of a set of weights.
 
     Attributes:
-        name: how results call it.
+        name: its name in results.
         classes: expression names in the order of the logits.
         width: channels of the hourglasses.
         input_size: side of the square crop, pixels.
-        crop: where the crop lies on the face.
+        crop: position of the crop on the face.
         valence_arousal: what valence and arousal were learnt from.
-        licence: terms of the weights.
-        source: where they come from.
-        sha256: of the file, hexadecimal; empty for weights that are in no file.
-        made: how they were trained, as JSON has it: start checkpoint, data, settings, scores.
+        license: terms of the weights.
+        source: where the weights come from.
+        sha256: of the file, hexadecimal; empty for weights without a file.
+        provenance: how the weights were trained, as JSON has it: start checkpoint, data, settings
+            and scores; empty if unknown.
     """
 
     name: str
@@ -81,10 +83,10 @@ class Checkpoint:
     input_size: int
     crop: CropSpec
     valence_arousal: str
-    licence: str
+    license: str
     source: str
     sha256: str = ""
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
@@ -100,36 +102,39 @@ class Checkpoint:
 
 
 def open_model(
-    model: str, classes: tuple[str, ...] | None = None, option: str = "--model"
+    model: str, classes: tuple[str, ...] | None = None, argument: str = "model"
 ) -> tuple[EmoNet, Checkpoint]:
     """Load a model of the registry, or a file.
 
     Args:
-        model: the name or the path.
+        model: name or path.
         classes: names for its classes, in the order of its logits, instead of its own.
-        option: which names it, for errors.
+        argument: what the caller calls `model`, for errors.
+
+    Returns:
+        The network, float32, on the CPU, in evaluation mode; and its description.
 
     Raises:
-        CheckpointError: there is no such file, it is no EmoNet, it is not the registry's file, or
-            has another number of classes.
+        CheckpointError: there is no such file, it is not an EmoNet, it is not the registry's file,
+            or it has another number of classes.
         WeightsError: the registry's model is not on this machine; the text says how to get it.
     """
     entry = weights.REGISTRY.get(model)
     if entry and entry.kind == "model":
         network, checkpoint = _load_registered(entry)
-    elif os.path.isfile(model):  # noqa: PTH113 -- Path's raises on a name too long or a shut folder
+    elif os.path.isfile(model):  # noqa: PTH113 -- Path's raises for too long names and unreadable folders
         network, checkpoint = load(Path(model))
     else:
         known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
         raise CheckpointError(
-            f"{option} {model}: there is no such file, and no model of that name; "
+            f"`{argument}` {model}: there is no such file, and no model of that name; "
             f"give the path of a .safetensors or .pth file, or one of {known}"
         )
     if classes is None:
         return network, checkpoint
     if len(classes) != len(checkpoint.classes):
         raise CheckpointError(
-            f"--classes names {len(classes)} classes, but {model} has {len(checkpoint.classes)} "
+            f"`classes` names {len(classes)} classes, but {model} has {len(checkpoint.classes)} "
             f"({', '.join(checkpoint.classes)}): name that many, in this order"
         )
     return network, replace(checkpoint, classes=classes)
@@ -141,7 +146,7 @@ def _load_registered(entry: weights.WeightFile) -> tuple[EmoNet, Checkpoint]:
     if checkpoint.sha256 != entry.sha256:
         raise CheckpointError(
             f"{path} is not the published {entry.name} (its SHA-256 is {checkpoint.sha256}): "
-            f"`emopipe models fetch {entry.name}` gets it anew"
+            f"`emopipe models fetch {entry.name}` gets it again"
         )
     if path.suffix == ".safetensors":
         return network, checkpoint
@@ -149,7 +154,7 @@ def _load_registered(entry: weights.WeightFile) -> tuple[EmoNet, Checkpoint]:
         checkpoint,
         classes=entry.classes,
         valence_arousal=entry.valence_arousal,
-        licence=entry.licence,
+        license=entry.license,
         source=entry.source,
     )
 
@@ -158,9 +163,9 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     """Read weights and their description.
 
     Args:
-        path: a `.safetensors` file of ours, or a `.pth` state dict with the published names (with
-            or without a `module.` prefix).
-        name: what to call it; the file's stem by default.
+        path: a `.safetensors` file written by `save`, or a `.pth` state dict with the published
+            names (with or without the prefix `module.`).
+        name: name of the checkpoint; the file's stem by default.
 
     Returns:
         The network, float32, on the CPU, in evaluation mode; and its description.
@@ -173,11 +178,11 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     if path.suffix == ".safetensors":
         state, description = _read_safetensors(path)
         _check_shapes(state, path)
-        checkpoint = _described(description, name, path)
+        checkpoint = _parse(description, name, path)
     else:
         state = _read_pickled(path)
         _check_shapes(state, path)
-        checkpoint = _inferred(state, name)
+        checkpoint = _infer(state, name)
     if (len(checkpoint.classes), checkpoint.width) != _dimensions(state):
         raise CheckpointError(
             f"{path} describes {len(checkpoint.classes)} classes and width {checkpoint.width}, "
@@ -187,8 +192,8 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     broken = [layer for layer, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{path} holds values that are not finite, in {broken[0]}: its training went astray; "
-            f"name another with --model"
+            f"{path} holds values that are not finite, in {broken[0]}: its training failed; "
+            f"use another `model`"
         )
     model = EmoNet(len(checkpoint.classes), checkpoint.width)
     model.load_state_dict(state, strict=True)
@@ -196,32 +201,40 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
 
 
 def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
-    """Write weights in half precision (running statistics in float32) with their description.
+    """Write weights in float16 (running statistics in float32) with their description.
 
-    The file appears under its name only when it is whole.
+    The file appears under its name only when it is complete.
+
+    Args:
+        model: the network.
+        checkpoint: its description; `name` and `sha256` are not written.
+        path: the `.safetensors` file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     description = {k: v for k, v in asdict(checkpoint).items() if k not in ("name", "sha256")}
     tensors = {
         name: tensor.detach().cpu().contiguous() if _keeps_dtype(name, tensor) else _half(tensor)
         for name, tensor in model.state_dict().items()
     }
-    with appearing_whole(path) as growing:
-        save_file(tensors, growing, metadata={_METADATA_KEY: json.dumps(description)})
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(description)})
 
 
-_MADE_FROM_IT = "; made from it: do not redistribute"
+_DERIVATIVE = "; made from it: do not redistribute"
 
 
-def inherited_licence(start: str) -> str:
-    """Give the terms of weights that were made from others with the licence `start`."""
-    bound = any(term in start.upper() for term in ("-NC", "-ND", "NON-COMMERCIAL"))
-    return start + (_MADE_FROM_IT if bound and _MADE_FROM_IT not in start else "")
+def inherited_license(start: str) -> str:
+    """License of weights that are derived from weights with the license `start`."""
+    restricted = any(term in start.upper() for term in ("-NC", "-ND", "NON-COMMERCIAL"))
+    return start + (_DERIVATIVE if restricted and _DERIVATIVE not in start else "")
 
 
 def random_weights(
     seed: int, classes: tuple[str, ...], width: int, input_size: int
 ) -> tuple[EmoNet, Checkpoint]:
-    """Make an untrained network for tests and speed measurements; its name and licence say so."""
+    """Make a network with random weights; its name and license say so."""
     checkpoint = Checkpoint(
         name=f"random-{seed}",
         classes=classes,
@@ -229,7 +242,7 @@ def random_weights(
         input_size=input_size,
         crop=PUBLISHED_CROP,
         valence_arousal="nothing: random weights, every output is meaningless",
-        licence="none: random weights",
+        license="none: random weights",
         source=f"torch's initialisation with seed {seed}",
     )
     with torch.random.fork_rng(devices=[]):
@@ -239,7 +252,7 @@ def random_weights(
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors and their description, JSON yet to be parsed."""
+    """Read the tensors and their description, as unparsed JSON."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -247,7 +260,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({error}); "
-            f"fetch or copy the file again, or name another with --model"
+            f"fetch or copy the file again, or use another `model`"
         ) from error
     if _METADATA_KEY not in metadata:
         raise CheckpointError(
@@ -260,7 +273,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler fails in countless ways on what is no pickle
+    except Exception as error:  # the unpickler raises errors of many types on other files
         raise CheckpointError(
             f"{path} is not a file of weights alone: it is damaged, or loading it would execute "
             f"code, which emopipe never does. Save it as torch.save(model.state_dict(), ...)"
@@ -278,9 +291,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
     """Raise unless the tensors are exactly those of some EmoNet."""
     n_expression, width = _dimensions(state)
-    if (
-        n_expression < 1 or width < 1 or width % _WIDTH_MULTIPLE
-    ):  # then name what the published one has
+    if n_expression < 1 or width < 1 or width % _WIDTH_MULTIPLE:
+        # No EmoNet has these dimensions: the published one's serve for the comparison.
         n_expression, width = len(EMOTIONS_8), PUBLISHED_WIDTH
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in EmoNet(n_expression, width).state_dict().items()}
@@ -298,12 +310,12 @@ def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
             f"; and {more} more" if more > 0 else ""
         )
         raise CheckpointError(
-            f"{path} holds another network than EmoNet: {shown}. Name an EmoNet file with --model"
+            f"{path} holds another network than EmoNet: {shown}. Use an EmoNet file as `model`"
         )
 
 
 def _dimensions(state: dict[str, Tensor]) -> tuple[int, int]:
-    """Return (classes, width) as the last and the first layer tell them; less than 1 if not."""
+    """Classes and width, by the shapes of the last and the first layer; below 1 if these lack."""
     outputs, channels = (
         len(state[name]) if name in state and state[name].ndim else 0
         for name in (_LAST_LAYER, _FIRST_LAYER)
@@ -311,9 +323,12 @@ def _dimensions(state: dict[str, Tensor]) -> tuple[int, int]:
     return outputs - 2, 4 * channels
 
 
-def _described(written: str, name: str, path: Path) -> Checkpoint:
+def _parse(written: str, name: str, path: Path) -> Checkpoint:
     try:
         description: dict[str, Any] = json.loads(written)
+        for key, old in _OLD_KEYS.items():
+            if old in description:
+                description.setdefault(key, description.pop(old))
         crop = description["crop"]
         return Checkpoint(
             name=name,
@@ -322,9 +337,9 @@ def _described(written: str, name: str, path: Path) -> Checkpoint:
             input_size=int(description["input_size"]),
             crop=CropSpec(float(crop["scale"]), tuple(crop["shift"])),
             valence_arousal=str(description["valence_arousal"]),
-            licence=str(description["licence"]),
+            license=str(description["license"]),
             source=str(description["source"]),
-            made=dict(description.get("made", {})),
+            provenance=dict(description.get("provenance", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -333,7 +348,7 @@ def _described(written: str, name: str, path: Path) -> Checkpoint:
         ) from error
 
 
-def _inferred(state: dict[str, Tensor], name: str) -> Checkpoint:
+def _infer(state: dict[str, Tensor], name: str) -> Checkpoint:
     count, width = _dimensions(state)
     unnamed = tuple(f"class_{i}" for i in range(count))
     return Checkpoint(
@@ -343,7 +358,7 @@ def _inferred(state: dict[str, Tensor], name: str) -> Checkpoint:
         input_size=PUBLISHED_INPUT_SIZE,
         crop=PUBLISHED_CROP,
         valence_arousal="not stated by the file",
-        licence="not stated by the file",
+        license="not stated by the file",
         source="not stated by the file",
     )
 

@@ -1,9 +1,9 @@
-"""The one base of every error that is meant for the user's eyes."""
+"""Errors that are shown to the user, and the base class of all of them."""
 
 
 class EmopipeError(Exception):
-    """A problem the user can act on: its text names the file or option and the way out."""
+    """A problem the user can solve: its text names the file or argument and the way out."""
 
 
 class EvaluationError(EmopipeError):
-    """Data, options and models that do not go together."""
+    """Data, options and models that do not fit together."""

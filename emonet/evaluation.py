@@ -1,51 +1,41 @@
-"""What a checkpoint says of labelled pictures, and how good that is."""
+"""Evaluation of a checkpoint on labelled images: scores and reports."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from emopipe.emonet import metrics
 from emopipe.emonet.checkpoint import Checkpoint
-from emopipe.emonet.data.fer2013 import FaceSet, network_input
-from emopipe.emonet.data.landmarks68 import LandmarkSet
+from emopipe.emonet.data.fer2013 import USAGES, FaceSet
+from emopipe.emonet.data.splits import in_training
 from emopipe.emonet.errors import EvaluationError
-from emopipe.emonet.metrics import ExpressionScores, landmark_errors, score_expressions
-from emopipe.emonet.model import EmoNet
-from emopipe.emonet.predictor import FACES_PER_BATCH, Predictor
-from emopipe.emonet.training.augmentation import DRAWS
-from emopipe.emonet.training.config import NONE
+from emopipe.emonet.inference import Prediction, predict_fer2013
+from emopipe.emonet.labels import EMOTIONS_8, NO_EXPRESSION
+from emopipe.emonet.metrics import (
+    DimensionScores,
+    ExpressionScores,
+    score_dimension,
+    score_expressions,
+)
+from emopipe.emonet.predictor import Predictor
 
-_PICTURES_AT_A_TIME = 128  # bounds memory: 100 MB of 256 px crops, as float32
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a network says of n pictures.
-
-    Attributes:
-        probabilities: (n, classes) float32, each row sums to 1.
-        valence: (n,) float32 in [-1, 1].
-        arousal: (n,) float32 in [-1, 1].
-    """
-
-    probabilities: NDArray[np.float32]
-    valence: NDArray[np.float32]
-    arousal: NDArray[np.float32]
+VIEWS = {"plain": False, "mirror": True}
+"""Name of each way of predicting, and whether it averages over the mirrored crop."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One way of judging a network by FER2013 pictures.
+class Evaluation:
+    """Scores of a network on a test of FER2013, evaluated in one way.
 
     Attributes:
-        test: name of the pictures.
-        without_copies: whether pictures that also stand in Training were left out.
-        mirror: whether probabilities were averaged over each picture and its mirror image.
+        test: name of the test.
+        without_copies: whether images with a copy in Training were left out.
+        mirror: whether probabilities were averaged over each image and its mirror image.
         classes: names, in the scores' order.
-        scores: how good the network is.
+        scores: of the expressions.
     """
 
     test: str
@@ -54,183 +44,257 @@ class Judged:
     classes: tuple[str, ...]
     scores: ExpressionScores
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields and the scores' fields as JSON has them."""
+        return {
+            "test": self.test,
+            "without_copies": self.without_copies,
+            "mirror": self.mirror,
+            "classes": list(self.classes),
+            **metrics.as_json(self.scores),
+        }
 
-def judge(
+
+@dataclass(frozen=True)
+class FER2013Report:
+    """Scores on FER2013.
+
+    Attributes:
+        notes: what to know when reading the scores, in sentences.
+        evaluations: of each test, with and without copies, plain and mirrored.
+    """
+
+    notes: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `emopipe evaluate --json` prints."""
+        return {"notes": list(self.notes), "judged": [one.as_json() for one in self.evaluations]}
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """Scores on labelled images.
+
+    Attributes:
+        images: number of images that were evaluated.
+        given: number of images that were asked for.
+        classes: names, in the order of the expressions' scores.
+        notes: what to know when reading the scores, in sentences.
+        expressions: scores by view ("plain" or "mirror"); empty without expression labels.
+        dimensions: scores by dimension and view, such as "valence, plain"; empty without labels.
+    """
+
+    images: int
+    given: int
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    expressions: dict[str, ExpressionScores]
+    dimensions: dict[str, DimensionScores]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `emopipe evaluate --json` prints."""
+        return {
+            "pictures": self.images,
+            "classes": list(self.classes),
+            "notes": list(self.notes),
+            **{f"expression, {view}": metrics.as_json(s) for view, s in self.expressions.items()},
+            **{name: metrics.as_json(scores) for name, scores in self.dimensions.items()},
+        }
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """Scores on continuously annotated videos.
+
+    Attributes:
+        notes: what to know when reading the scores, in sentences.
+        dimensions: scores by video and dimension, such as "clip.mp4: valence"; the last ones are
+            those of "all videos".
+    """
+
+    notes: tuple[str, ...]
+    dimensions: dict[str, DimensionScores]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `emopipe evaluate --json` prints."""
+        scores = {name: metrics.as_json(one) for name, one in self.dimensions.items()}
+        return {"notes": list(self.notes), **scores}
+
+
+def evaluate_fer2013(predictor: Predictor, faces: FaceSet) -> FER2013Report:
+    """Evaluate a network on FER2013's tests, or on Training where there is nothing else.
+
+    Args:
+        predictor: the network.
+        faces: the images.
+
+    Raises:
+        EvaluationError: network and data have no class in common.
+    """
+    tests = {
+        name: np.flatnonzero(faces.usage == i)
+        for i, name in enumerate(USAGES)
+        if (faces.usage == i).any()
+    }
+    if len(tests) > 1:
+        tests.pop(USAGES[0], None)
+    classes = predictor.checkpoint.classes
+    _, unmatched = match_classes(np.zeros((0, len(classes))), classes, faces.classes)
+    return FER2013Report(
+        notes=(*unmatched, *faces.notes, *trained_on(predictor.checkpoint, faces, tests)),
+        evaluations=tuple(evaluate(predictor, faces, tests, in_training(faces, tests))),
+    )
+
+
+def evaluate(
     predictor: Predictor,
     faces: FaceSet,
     tests: dict[str, NDArray[np.int64]],
-    known: dict[str, NDArray[np.bool_]],
-) -> list[Judged]:
-    """Judge a network by each test with its copies and, if it has any, without; plain, mirrored.
+    in_training: dict[str, NDArray[np.bool_]],
+) -> list[Evaluation]:
+    """Evaluate a network on each test, plain and mirrored.
+
+    A test in which images have a copy in Training is evaluated with and without these.
 
     Args:
-        predictor: the network; its classes are matched with the pictures' by name.
-        faces: the pictures.
-        tests: name to the rows it consists of.
-        known: name to which of those also stand in Training, as `Split` has them.
+        predictor: the network; its classes are matched with the images' by name.
+        faces: the images.
+        tests: name to rows of the images.
+        in_training: name to which of those rows have a copy in Training, see `splits.Split`.
     """
-    judged = []
+    evaluations = []
     for test, rows in tests.items():
         images, truth = faces.images[rows], faces.labels[rows]
-        answers = {
-            mirror: matched(
-                of_fer2013(predictor, images, mirror=mirror).probabilities,
+        predicted = {
+            mirror: match_classes(
+                predict_fer2013(predictor, images, mirror=mirror).probabilities,
                 predictor.checkpoint.classes,
                 faces.classes,
             )[0]
-            for mirror in (False, True)
+            for mirror in VIEWS.values()
         }
-        every = np.ones(len(rows), np.bool_)
-        ways = {False: every, True: ~known[test]} if known[test].any() else {False: every}
-        for without_copies, kept in ways.items():
-            for mirror, told in answers.items():
-                if kept.any():
-                    scores = score_expressions(told[kept], truth[kept])
-                    judged.append(Judged(test, without_copies, mirror, faces.classes, scores))
-    return judged
+        subsets = {False: np.ones(len(rows), np.bool_)}
+        if in_training[test].any():
+            subsets[True] = ~in_training[test]
+        for without_copies, used in subsets.items():
+            for mirror, probabilities in predicted.items():
+                if used.any():
+                    scores = score_expressions(probabilities[used], truth[used])
+                    evaluations.append(
+                        Evaluation(test, without_copies, mirror, faces.classes, scores)
+                    )
+    return evaluations
 
 
-def of_crops(predictor: Predictor, crops: NDArray[np.uint8], *, mirror: bool) -> Said:
-    """Predict from crops; with `mirror` the mean over each and its mirror image.
+def expected_classes(expressions: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes to score by: those that occur and those that the network has.
 
-    Args:
-        predictor: the network.
-        crops: (n, size, size, 3) uint8 RGB.
-        mirror: whether to average.
-    """
-    views = [crops, np.ascontiguousarray(crops[:, :, ::-1])] if mirror else [crops]
-    told = [predictor(view) for view in views]
-    return Said(
-        probabilities=np.mean([one.probabilities for one in told], axis=0),
-        valence=np.mean([one.valence for one in told], axis=0),
-        arousal=np.mean([one.arousal for one in told], axis=0),
-    )
-
-
-def of_fer2013(predictor: Predictor, images: NDArray[np.uint8], *, mirror: bool) -> Said:
-    """Predict from FER2013 pictures: each is its own crop.
+    The latter count too where none occurs: of happy faces alone, any other prediction is wrong.
 
     Args:
-        predictor: the network.
-        images: (n, 48, 48) uint8 grey; n is 1 or more.
-        mirror: whether to average over each picture and its mirror image.
-    """
-    parts = []
-    for first in range(0, len(images), _PICTURES_AT_A_TIME):
-        some = network_input(
-            images[first : first + _PICTURES_AT_A_TIME], predictor.checkpoint.input_size
-        )
-        parts.append(of_crops(predictor, _as_bytes(some), mirror=mirror))
-    return Said(
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        valence=np.concatenate([part.valence for part in parts]),
-        arousal=np.concatenate([part.arousal for part in parts]),
-    )
-
-
-def landmark_errors_of(
-    predictor: Predictor, faces: LandmarkSet, rows: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Tell how far off a network's landmarks are, see `emonet.metrics.landmark_errors`.
-
-    Args:
-        predictor: the network.
-        faces: pictures with landmarks.
-        rows: (m,) which of them; 1 or more.
+        expressions: (n,) index into `EMOTIONS_8`, or `NO_EXPRESSION`.
+        classes: the network's.
 
     Returns:
-        (m,) float64.
+        Names, in the order of `EMOTIONS_8`.
     """
-    described = predictor.checkpoint
-    errors = []
-    for first in range(0, len(rows), _PICTURES_AT_A_TIME):
-        some = rows[first : first + _PICTURES_AT_A_TIME]
-        unmoved = torch.zeros(len(some), DRAWS)
-        crops, points = faces.seen(some, described.crop, described.input_size, unmoved, NONE)
-        errors.append(landmark_errors(predictor(_as_bytes(crops)).landmarks, points.numpy()))
-    return np.concatenate(errors)
+    used = {EMOTIONS_8[i] for i in expressions if i != NO_EXPRESSION}.union(classes)
+    return tuple(name for name in EMOTIONS_8 if name in used)
 
 
-@torch.inference_mode()
-def extremes(network: EmoNet, images: NDArray[np.uint8], size: int) -> tuple[float, float]:
-    """Find the lowest and highest valence or arousal before clamping, in float32.
+def score_labels(
+    prediction: Prediction,
+    model_classes: tuple[str, ...],
+    classes: tuple[str, ...],
+    expressions: NDArray[np.int64],
+    dimensions: NDArray[np.float64],
+) -> tuple[ExpressionScores | None, dict[str, DimensionScores], tuple[str, ...]]:
+    """Score predictions for images, each of which may lack labels.
 
     Args:
-        network: in evaluation mode, in float32.
-        images: (n, 48, 48) uint8 grey; n is 1 or more. Their mirror images are looked at too.
-        size: the network's input, pixels.
+        prediction: for n images.
+        model_classes: the network's classes.
+        classes: names to score by, see `expected_classes`.
+        expressions: (n,) index into `EMOTIONS_8`, or `NO_EXPRESSION`.
+        dimensions: (n, 2) valence and arousal; NaN where there is none.
+
+    Returns:
+        Scores of the expressions, None if no image has one; scores of "valence" and "arousal",
+        each where there are labels; and sentences about classes that one side lacks.
+
+    Raises:
+        EvaluationError: network and labels have no class in common.
     """
-    raw = []
-    device = next(network.parameters()).device
-    step = FACES_PER_BATCH[device.type]
-    for first in range(0, len(images), step):
-        crops = network_input(images[first : first + step], size).to(device)
-        for view in (crops, crops.flip(-1)):
-            out = network(view.contiguous(memory_format=torch.channels_last))
-            raw += [out.valence, out.arousal]
-    every = torch.cat(raw)
-    return every.min().item(), every.max().item()
+    scores: ExpressionScores | None = None
+    notes: tuple[str, ...] = ()
+    labelled = expressions != NO_EXPRESSION
+    if labelled.any():
+        probabilities, notes = match_classes(prediction.probabilities, model_classes, classes)
+        truth = np.array([classes.index(EMOTIONS_8[i]) for i in expressions[labelled]])
+        scores = score_expressions(probabilities[labelled], truth)
+    by_dimension = {}
+    for i, name in enumerate(("valence", "arousal")):
+        rated = np.isfinite(dimensions[:, i])
+        if rated.any():
+            predicted = getattr(prediction, name)[rated]
+            by_dimension[name] = score_dimension(predicted, dimensions[rated, i])
+    return scores, by_dimension, notes
 
 
-def remembered(described: Checkpoint, faces: FaceSet, tests: Iterable[str]) -> tuple[str, ...]:
-    """Say which tests a checkpoint learnt from or was selected by, where its metadata tell.
+def trained_on(checkpoint: Checkpoint, faces: FaceSet, tests: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about tests that a checkpoint was trained on or selected by, as far as it says.
 
     Args:
-        described: the checkpoint.
-        faces: the pictures of the tests.
+        checkpoint: the checkpoint.
+        faces: the images of the tests.
         tests: their names.
     """
-    if described.made.get("data", {}).get("sha256") != faces.sha256:
+    if checkpoint.provenance.get("data", {}).get("sha256") != faces.sha256:
         return ()
-    parts = {described.made.get("validation"): "was selected by", "Training": "learnt from"}
+    uses = {checkpoint.provenance.get("validation"): "was selected by", "Training": "learnt from"}
     return tuple(
-        f"{described.name} {parts[test]} {test}: its scores there say little"
+        f"{checkpoint.name} {uses[test]} {test}: its scores there say little"
         for test in tests
-        if test in parts
+        if test in uses
     )
 
 
-def matched(
-    said: NDArray[np.floating], classes: tuple[str, ...], wanted: tuple[str, ...]
+def match_classes(
+    probabilities: NDArray[np.floating], classes: tuple[str, ...], wanted: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Bring a network's classes into the data's order by their names.
+    """Bring a network's classes into the data's order, by name.
 
-    Classes that the data lack are left out and the others' probabilities rescaled to sum to 1;
-    classes that the network lacks are never said.
+    Classes that the data lack are left out and the remaining probabilities rescaled to sum to 1;
+    classes that the network lacks get probability 0.
 
     Args:
-        said: (n, len(classes)) probabilities.
+        probabilities: (n, len(classes)).
         classes: the network's.
         wanted: the data's.
 
     Returns:
-        (n, len(wanted)) probabilities, and sentences that name what one side lacks.
+        (n, len(wanted)) probabilities, and sentences about classes that one side lacks.
 
     Raises:
         EvaluationError: they have none in common.
     """
     if not set(classes) & set(wanted):
         raise EvaluationError(
-            f"the model tells {', '.join(classes)}, the data {', '.join(wanted)}: no class is the "
-            "same, so there is nothing to score"
+            f"the model has the classes {', '.join(classes)}, the data {', '.join(wanted)}: no "
+            "class is the same, so there is nothing to score"
         )
-    brought = np.zeros((len(said), len(wanted)))
+    matched = np.zeros((len(probabilities), len(wanted)))
     for column, name in enumerate(wanted):
         if name in classes:
-            brought[:, column] = said[:, classes.index(name)]
-    total = brought.sum(axis=1, keepdims=True)
-    brought = np.divide(brought, total, out=np.zeros_like(brought), where=total > 0)
+            matched[:, column] = probabilities[:, classes.index(name)]
+    total = matched.sum(axis=1, keepdims=True)
+    matched = np.divide(matched, total, out=np.zeros_like(matched), where=total > 0)
     notes = []
     if lacking := [name for name in wanted if name not in classes]:
         notes.append(f"the model does not know {', '.join(lacking)}: all such samples count wrong")
     if unused := [name for name in classes if name not in wanted]:
         notes.append(
-            f"the data have no {', '.join(unused)}: that answer is barred, the others rescaled"
+            f"the data have no {', '.join(unused)}: left out, the other probabilities rescaled"
         )
-    return brought, tuple(notes)
-
-
-def _as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
-    """(n, 3, size, size) in [0, 1] to what a predictor takes: (n, size, size, 3) uint8."""
-    images: NDArray[np.uint8] = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(images)
+    return matched, tuple(notes)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their hashes."""
+"""Files that appear complete or not at all, and their hashes."""
 
 import hashlib
 import os
@@ -8,30 +8,30 @@ from pathlib import Path
 
 
 @contextmanager
-def appearing_whole(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Give a path to write to; its content gets the name `path` only if the block succeeds.
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to write to; it is renamed to `path` if the block succeeds.
 
     Args:
-        path: where the file appears.
-        durable: have the content on the disk before it gets the name, so that not even a power cut
-            leaves half a file under it. It takes milliseconds.
+        path: where the file appears; an existing one is replaced.
+        durable: flush the content to the disk before the rename, so that not even a power failure
+            leaves a partial file. This takes milliseconds.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the file cannot be written.
     """
-    growing = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield growing
+        yield temporary
         if durable:
-            with growing.open("rb") as written:
+            with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-        growing.replace(path)
+        temporary.replace(path)
     finally:
-        growing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file's content, hexadecimal.
+    """Hash a file's content; the digest is hexadecimal.
 
     Raises:
         OSError: the file cannot be read.

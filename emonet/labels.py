@@ -1,4 +1,4 @@
-"""Class names and their order in each label set, and the number of landmarks."""
+"""Expression classes of each label set in their order, and the landmarks' order."""
 
 EMOTIONS_8 = (
     "neutral",
@@ -16,13 +16,16 @@ EMOTIONS_5 = EMOTIONS_8[:5]
 """The published 5-class order. Its last class is disputed: see the model card of `emonet-5`."""
 
 FER2013_7 = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""The order of FER2013's labels 0 to 6, named as in `EMOTIONS_8`."""
+"""FER2013's labels 0 to 6, with the names of `EMOTIONS_8`."""
 
 CLASSES_BY_COUNT = {5: EMOTIONS_5, 7: FER2013_7, 8: EMOTIONS_8}
-"""What a checkpoint without class names is taken to mean, by the size of its last layer."""
+"""Classes assumed for a checkpoint without class names, by the size of its last layer."""
+
+NO_EXPRESSION = -1
+"""Class index of an image without an expression label."""
 
 N_LANDMARKS = 68
-"""Points a face, in the iBUG / 300-W order."""
+"""Points per face, in the iBUG / 300-W order."""
 
 MIRRORED_LANDMARKS = (
     *range(16, -1, -1),  # jaw
@@ -35,7 +38,7 @@ MIRRORED_LANDMARKS = (
     *range(64, 59, -1),  # lower edge of the upper lip
     *range(67, 64, -1),  # upper edge of the lower lip
 )
-"""Which point of a face each point of its mirror image is."""
+"""Landmark i of a mirrored face is landmark `MIRRORED_LANDMARKS[i]` of the original."""
 
 OUTER_EYE_CORNERS = (36, 45)
-"""The points whose distance landmark errors are told in units of."""
+"""The two landmarks whose distance normalises landmark errors."""

@@ -1,4 +1,4 @@
-"""Heatmaps to points: peaks finer than the heatmap's grid."""
+"""Heatmaps to landmarks with sub-cell precision."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from emopipe.emonet.model import STRIDE
 
 _RADIUS = 2
-"""Cells around the arg-max whose centroid is the point.
+"""Cells on each side of the arg-max over which the centroid is taken.
 
 Mean point distance over outer-eye-corner distance of emonet-lite (16×16 cells) on 357 crops of
 people it was not trained on (`make bench-landmarks`): radius 2 and 3 4.42 %, Gaussian fit 4.48 %,
@@ -15,17 +15,18 @@ radius 1 5.19 %, quarter-cell shift 5.30 %.
 """
 
 
-def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Find each heatmap's peak as the centroid of the cells around its arg-max.
+def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Locate each heatmap's peak as the centroid of the cells around its arg-max.
 
-    Negative cells count as zero. Cell (column, row) has its centre at (column + 1/2, row + 1/2).
+    A local soft-argmax with the heatmap's values as weights; negative values count as zero. Cell
+    (column, row) has its centre at (column + 1/2, row + 1/2).
 
     Args:
         heatmaps: (N, K, H, W) float; a cell is STRIDE crop pixels wide.
 
     Returns:
         points: (N, K, 2) float32, x and y in crop pixels (pixel i covers [i, i + 1)).
-        heights: (N, K) float32, the value at the arg-max cell.
+        heights: (N, K) float32, the value at the arg-max.
     """
     n, k, rows, columns = heatmaps.shape
     flat = heatmaps.float().reshape(n * k, rows * columns)

@@ -1,11 +1,12 @@
-"""How good predictions are: of expressions, of valence and arousal, of landmarks.
+"""Metrics for predicted expressions, valence and arousal, and landmarks.
 
-All functions take NumPy arrays; sample i of one argument belongs to sample i of the others. What is
-undefined (the recall of a class that never occurs, a correlation with a constant) is NaN where it
-stands alone, and counts as the docstring says where it is averaged.
+All functions take NumPy arrays whose first axis is the samples. An undefined value (the recall of a
+class that never occurs, a correlation with a constant) is NaN; averages treat it as their docstring
+says.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +20,18 @@ Neural Networks", ICML 2017."""
 
 @dataclass(frozen=True)
 class ExpressionScores:
-    """How well classes are told.
+    """Scores of predicted classes.
 
     Attributes:
-        samples: how many there were.
-        accuracy: share of samples whose class is right.
-        macro_f1: mean F1 of the classes that occur, in truth or in predictions.
-        weighted_f1: mean F1 weighted by how often each class occurs in truth.
+        samples: number of samples.
+        accuracy: share of samples whose predicted class is the true one.
+        macro_f1: mean F1 of the classes that occur, in the truth or in the predictions.
+        weighted_f1: mean F1, weighted by the frequency of each class in the truth.
         calibration_error: `expected_calibration_error`.
         confusion: (classes, classes) int64, rows by truth, columns by prediction.
-        precision: (classes,) of those said to be of a class, the share that are; NaN if never said.
-        recall: (classes,) of those of a class, the share said to be; NaN if it never occurs.
-        f1: (classes,) harmonic mean of both, 0 where one of them is; NaN if neither exists.
+        precision: (classes,) NaN for a class that is never predicted.
+        recall: (classes,) NaN for a class that never occurs.
+        f1: (classes,) harmonic mean of both; 0 if only one is defined, NaN if neither is.
     """
 
     samples: int
@@ -46,10 +47,10 @@ class ExpressionScores:
 
 @dataclass(frozen=True)
 class DimensionScores:
-    """How well a continuous dimension, valence or arousal, is told.
+    """Scores of a continuous dimension: valence or arousal.
 
     Attributes:
-        samples: how many there were.
+        samples: number of samples.
         ccc: concordance correlation coefficient.
         pcc: Pearson's correlation coefficient.
         rmse: root mean squared error, in units of the dimension.
@@ -66,19 +67,19 @@ class DimensionScores:
 def score_expressions(
     probabilities: NDArray[np.floating], truth: NDArray[np.integer]
 ) -> ExpressionScores:
-    """Score predicted classes: the most probable one is what is said.
+    """Score class probabilities; the most probable class is the predicted one.
 
     Args:
         probabilities: (n, classes), each row sums to 1; n is 1 or more.
-        truth: (n,) index of the right class.
+        truth: (n,) index of the true class.
 
     Raises:
         ValueError: the shapes disagree or there are no samples.
     """
     classes = probabilities.shape[1]
     counts = confusion(truth, probabilities.argmax(axis=1), classes)
-    right, occurs, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    f1 = _shares(2 * right, occurs + said)
+    right, occurs, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    f1 = _shares(2 * right, occurs + predicted)
     return ExpressionScores(
         samples=len(truth),
         accuracy=float(right.sum() / len(truth)),
@@ -86,7 +87,7 @@ def score_expressions(
         weighted_f1=float(np.nansum(f1 * occurs) / len(truth)),
         calibration_error=expected_calibration_error(probabilities, truth),
         confusion=counts,
-        precision=_shares(right, said),
+        precision=_shares(right, predicted),
         recall=_shares(right, occurs),
         f1=f1,
     )
@@ -117,15 +118,15 @@ def score_dimension(
 def confusion(
     truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int
 ) -> NDArray[np.int64]:
-    """Count how often each class is taken for each.
+    """The confusion matrix.
 
     Args:
         truth: (n,) class indices below `classes`.
         predicted: (n,) class indices below `classes`.
-        classes: how many there are.
+        classes: number of classes.
 
     Returns:
-        (classes, classes) int64; [t, p] counts samples of class t that were said to be p.
+        (classes, classes) int64; [t, p] counts the samples of class t that are predicted as p.
 
     Raises:
         ValueError: the shapes disagree, there are no samples, or an index is out of range.
@@ -140,15 +141,15 @@ def confusion(
 def expected_calibration_error(
     probabilities: NDArray[np.floating], truth: NDArray[np.integer], bins: int = CALIBRATION_BINS
 ) -> float:
-    """How far confidence and accuracy lie apart, on average over samples (Guo et al. 2017).
+    """Mean distance between confidence and accuracy over all samples (ECE: Guo et al. 2017).
 
-    Samples are binned by the probability of the class that is said; in each bin the mean of that
-    probability is compared with the share of samples that are right.
+    Samples are binned by the probability of the predicted class; in each bin, the mean of that
+    probability is compared with the share of correct samples.
 
     Args:
         probabilities: (n, classes), each row sums to 1.
-        truth: (n,) index of the right class.
-        bins: how many, equally wide over [0, 1].
+        truth: (n,) index of the true class.
+        bins: number of equally wide bins over [0, 1].
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == truth
@@ -160,8 +161,8 @@ def expected_calibration_error(
 def concordance(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     """Lin's concordance correlation coefficient (Biometrics 45, 1989), with population moments.
 
-    2·cov / (var + var' + (mean - mean')²): 1 for perfect agreement, less for a wrong scale or
-    offset too. NaN if both are constant and equal.
+    2·cov / (var + var' + (mean - mean')²): 1 for perfect agreement; a wrong scale or offset also
+    lowers it. NaN if both are constant and equal.
     """
     p, t = predicted.astype(np.float64), truth.astype(np.float64)
     covariance = ((p - p.mean()) * (t - t.mean())).mean()
@@ -169,7 +170,7 @@ def concordance(predicted: NDArray[np.floating], truth: NDArray[np.floating]) ->
 
 
 def correlation(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Pearson's correlation coefficient; NaN if one of both is constant."""
+    """Pearson's correlation coefficient; NaN if either is constant."""
     p, t = predicted.astype(np.float64), truth.astype(np.float64)
     covariance = ((p - p.mean()) * (t - t.mean())).mean()
     return _ratio(covariance, p.std() * t.std())
@@ -182,18 +183,18 @@ def rmse(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
 
 
 def sign_agreement(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Share of samples whose sign is right (SAGR: Nicolaou, Gunes, Pantic 2011); 0 has its own."""
+    """Share of samples with the true sign (SAGR: Nicolaou, Gunes, Pantic 2011), 0 being its own."""
     return float((np.sign(predicted) == np.sign(truth)).mean())
 
 
 def landmark_errors(
     predicted: NDArray[np.floating], truth: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Mean point distance over outer-eye-corner distance of each face (NME, as for 300-W).
+    """Mean point distance of each face over its outer-eye-corner distance (NME, as for 300-W).
 
     Args:
         predicted: (n, 68, 2) x and y.
-        truth: (n, 68, 2) in the same units.
+        truth: (n, 68, 2) x and y in the same units.
 
     Returns:
         (n,) float64.
@@ -204,8 +205,21 @@ def landmark_errors(
     return distances
 
 
+def as_json(scores: ExpressionScores | DimensionScores) -> dict[str, Any]:
+    """Scores as JSON has them: lists and numbers by field, null for what is undefined."""
+    return {name: _plain(value) for name, value in vars(scores).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_plain(one) for one in value.tolist()]
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if value != value else value
+
+
 def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Divide; NaN where the whole is 0."""
+    """Quotients, NaN where the whole is 0."""
     shares = np.full(len(part), np.nan)
     np.divide(part, whole, out=shares, where=whole > 0)
     return shares

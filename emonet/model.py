@@ -3,9 +3,9 @@
 Toisoul, Kossaifi, Bulat, Tzimiropoulos, Pantic, "Estimation of continuous valence and arousal
 levels from faces in naturalistic conditions", Nature Machine Intelligence 3, 42-50 (2021).
 
-A face alignment network (two stacked hourglasses) finds the landmarks; its features, weighted by
-its own heatmaps, feed a small convolutional branch that tells the emotion. Module names are those
-of the published checkpoints, so that these load strictly.
+A face alignment network (two stacked hourglasses) locates the landmarks; its features, weighted by
+its own heatmaps, feed a small convolutional branch that predicts the emotion. Module names are
+those of the published checkpoints, so that these load strictly.
 """
 
 from typing import NamedTuple
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from emopipe.emonet.labels import N_LANDMARKS
 
 STRIDE = 4
-"""Crop pixels a heatmap cell: the stem halves the picture twice."""
+"""Crop pixels per heatmap cell: the stem halves the resolution twice."""
 
 SIZE_MULTIPLE = 64
-"""An input's side must divide by this: STRIDE times the four halvings of hourglass and branch."""
+"""The side of an input is a multiple of this: STRIDE, halved four times in hourglass and branch."""
 
 PUBLISHED_WIDTH = 256
 PUBLISHED_INPUT_SIZE = 256
@@ -30,7 +30,7 @@ _STACKS = 2
 
 
 class EmoNetOutput(NamedTuple):
-    """What the network says of N crops, raw.
+    """The network's raw outputs for N crops.
 
     Attributes:
         heatmaps: (N, 68, size / 4, size / 4), the last stack's.
@@ -51,8 +51,8 @@ class ConvBlock(nn.Module):
     """Hierarchical pre-activation block: three 3×3 convolutions in a row, their outputs joined.
 
     The convolutions give 1/2, 1/4 and 1/4 of the output channels; the input is added to their
-    concatenation, through a 1×1 convolution where the channel counts differ. The ReLUs work in
-    place: on what batch norm has just made, which nobody else needs.
+    concatenation, through a 1×1 convolution where the channel counts differ. The ReLUs overwrite
+    the batch norms' outputs, which nothing else uses.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -86,8 +86,8 @@ class ConvBlock(nn.Module):
 class Hourglass(nn.Module):
     """Four halvings and as many doublings, with a skip branch at each level.
 
-    `b1_l` is the skip of level l, `b2_l` and `b3_l` stand before and after the level below;
-    `b2_plus_1` is the bottom.
+    `b1_l` is the skip branch of level l, `b2_l` and `b3_l` come before and after the next lower
+    level; `b2_plus_1` is the lowest.
     """
 
     def __init__(self, features: int) -> None:
@@ -100,7 +100,7 @@ class Hourglass(nn.Module):
             self.add_module(f"b3_{level}", ConvBlock(features, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, features, H, W) to the same shape; H and W must divide by 16."""
+        """Map (N, features, H, W) to the same shape; H and W are multiples of 16."""
         return self._level(_DEPTH, x)
 
     def _level(self, level: int, x: Tensor) -> Tensor:
@@ -151,14 +151,14 @@ class EmoNet(nn.Module):
         """Predict from crops.
 
         Args:
-            crops: (N, 3, size, size) float, RGB in [0, 1]; size divides by 64.
+            crops: (N, 3, size, size) float, RGB in [0, 1]; size is a multiple of 64.
 
         Raises:
-            ValueError: the size does not divide by 64.
+            ValueError: the size is not a multiple of 64.
         """
         if crops.shape[-1] % SIZE_MULTIPLE or crops.shape[-2] % SIZE_MULTIPLE:
             raise ValueError(
-                f"EmoNet takes crops whose sides divide by {SIZE_MULTIPLE}, "
+                f"EmoNet takes crops whose sides are multiples of {SIZE_MULTIPLE}, "
                 f"not {crops.shape[-1]}×{crops.shape[-2]}"
             )
         stem = self._stem(crops)
@@ -170,7 +170,7 @@ class EmoNet(nn.Module):
         attention = heatmaps.sum(dim=1, keepdim=True)
         attended = torch.cat((first_features, second_features), dim=1) * attention
         emotion = self.conv1x1_input_emo_2(torch.cat((stem, attended), dim=1))
-        # The predictor keeps the last layers in float32: bfloat16 would round valence to 1/256.
+        # The predictor keeps the last layers in float32, as bfloat16 would round valence to 1/256.
         pooled = self.emo_net_2(emotion).to(self.emo_fc_2[0].weight.dtype).mean(dim=(2, 3))
         out = self.emo_fc_2(pooled)
         n = self.n_expression
@@ -183,7 +183,7 @@ class EmoNet(nn.Module):
         return out
 
     def _stack(self, stack: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features and the heatmaps of one hourglass with its head."""
+        """Features and heatmaps of one hourglass with its head."""
         x = self.get_submodule(f"top_m_{stack}")(self.get_submodule(f"m{stack}")(x))
         x = self.get_submodule(f"conv_last{stack}")(x)
         features = F.relu(self.get_submodule(f"bn_end{stack}")(x), inplace=True)

@@ -1,4 +1,4 @@
-"""Crops to predictions: the network on a device, at a precision, in fixed mini-batches."""
+"""Crops to predictions: the network on a device, in a precision, in batches of fixed size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import N_LANDMARKS
-from emopipe.emonet.landmarks import peaks
+from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNet
 
 PRECISIONS = {
@@ -20,11 +20,11 @@ PRECISIONS = {
 }
 
 FACES_PER_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
-"""Crops a forward pass, by device type."""
+"""Crops per forward pass, by device type."""
 
 LEAST_CROPS = 16
-"""On a CPU a smaller batch is filled up to this: with 1 to 12 crops the last digits were other ones
-on 1 and on 2 threads (float32's 1×1 convolutions, bfloat16's last layers), from 16 on the same."""
+"""On a CPU, a smaller batch is padded to this size: with 1 to 12 crops the last digits depended on
+the number of threads (in float32's 1×1 convolutions and bfloat16's last layers), from 16 on not."""
 
 
 class DeviceError(EmopipeError):
@@ -32,19 +32,19 @@ class DeviceError(EmopipeError):
 
 
 class PredictionError(EmopipeError):
-    """The network's outputs are no numbers."""
+    """Outputs of the network are not finite."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network says of N crops.
+    """The network's predictions for N crops.
 
     Attributes:
         probabilities: (N, classes) float32, each row sums to 1.
         valence: (N,) float32 in [-1, 1], negative to positive.
         arousal: (N,) float32 in [-1, 1], calm to excited.
         landmarks: (N, 68, 2) float32, x and y in crop pixels, 300-W order.
-        landmark_score: (N,) float32 in [0, 1], the mean height of the 68 heatmaps' peaks.
+        landmark_score: (N,) float32 in [0, 1], the mean of the 68 heatmaps' maxima.
     """
 
     probabilities: NDArray[np.float32]
@@ -67,17 +67,17 @@ class Predictions:
 
 
 class Predictor:
-    """A network made ready to predict.
+    """A network on a device, in a precision.
 
     Args:
         model: the network; it is moved and converted in place.
         checkpoint: its description.
-        device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest there is).
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest available).
         precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
-        faces_per_batch: crops a forward pass; by device if not given.
+        faces_per_batch: crops per forward pass; None for the device's default.
 
     Raises:
-        DeviceError: the machine has no such device, or the device no such precision.
+        DeviceError: the machine has no such device, or the precision is unknown.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Predictor:
         """Predict from crops.
 
         Args:
-            crops: (N, size, size, 3) uint8 RGB, size as the checkpoint has it; N may be 0.
+            crops: (N, size, size, 3) uint8 RGB, size being the checkpoint's; N may be 0.
 
         Raises:
             ValueError: crops of another shape or type.
-            PredictionError: an output is not finite, as where float16 overflows.
+            PredictionError: an output is not finite, for example if float16 overflows.
         """
         size = self.checkpoint.input_size
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
@@ -117,25 +117,30 @@ class Predictor:
         step = self.faces_per_batch
         batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
         if not batches:
-            return self._nothing()
-        found = Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
-        numbers = (found.probabilities, found.valence, found.arousal, found.landmarks)
-        if not all(np.isfinite(values).all() for values in numbers):
+            return self._empty()
+        predictions = Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        outputs = (
+            predictions.probabilities,
+            predictions.valence,
+            predictions.arousal,
+            predictions.landmarks,
+        )
+        if not all(np.isfinite(values).all() for values in outputs):
             raise PredictionError(
                 f"{self.checkpoint.name} gives values that are not finite in {self.precision}: "
-                f"use --precision float32, or another --model"
+                f"use `precision` float32, or another `model`"
             )
-        return found
+        return predictions
 
     @torch.inference_mode()
     def _forward(self, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         n = len(crops)
         if self.device.type == "cpu" and n < LEAST_CROPS:
             crops = np.concatenate((crops, np.zeros((LEAST_CROPS - n, *crops.shape[1:]), np.uint8)))
-        # Crops lie in memory as (N, H, W, C): seen as (N, C, H, W) that is channels-last already.
+        # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
         x = torch.tensor(crops, device=self.device).permute(0, 3, 1, 2)
         out = self._model(x.to(self._dtype) / 255)
-        points, heights = peaks(out.heatmaps)
+        points, heights = decode_heatmaps(out.heatmaps)
         tensors = (
             out.logits.float().softmax(dim=1),
             out.valence.float().clamp(-1, 1),
@@ -145,7 +150,7 @@ class Predictor:
         )
         return [tensor[:n].cpu().numpy() for tensor in tensors]
 
-    def _nothing(self) -> Predictions:
+    def _empty(self) -> Predictions:
         empty = np.zeros(0, np.float32)
         return Predictions(
             probabilities=np.zeros((0, len(self.checkpoint.classes)), np.float32),
@@ -157,10 +162,10 @@ class Predictor:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn a device's name, or "auto", into a device that this machine has.
+    """Turn a device's name, or "auto", into a device of this machine.
 
     Raises:
-        DeviceError: it has none such.
+        DeviceError: the name is unknown, or the machine has no such device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -169,21 +174,21 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"--device {device} is unknown: use auto, cpu, cuda or mps") from error
+        raise DeviceError(f"`device` {device} is unknown: use auto, cpu, cuda or mps") from error
     if resolved.type not in FACES_PER_BATCH:
-        raise DeviceError(f"--device {device} is unknown: use auto, cpu, cuda or mps")
+        raise DeviceError(f"`device` {device} is unknown: use auto, cpu, cuda or mps")
     missing_cuda = resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count()
     missing_mps = resolved.type == "mps" and not torch.backends.mps.is_available()
     if missing_cuda or missing_mps:
         raise DeviceError(
-            f"--device {device}: PyTorch {torch.__version__} finds no such device here; "
-            f"use --device cpu, or install a PyTorch built for it (see `emopipe doctor`)"
+            f"`device` {device}: PyTorch {torch.__version__} finds no such device here; "
+            f"use `device` cpu, or install a PyTorch built for it (see `emopipe doctor`)"
         )
     return resolved
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn "auto" into the fastest precision that the device does natively.
+    """Turn "auto" into the fastest precision that the device supports natively.
 
     Raises:
         DeviceError: an unknown precision.
@@ -191,7 +196,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return _native_precision(device)
     if precision not in PRECISIONS:
-        raise DeviceError(f"--precision {precision} is unknown: use auto, {', '.join(PRECISIONS)}")
+        raise DeviceError(f"`precision` {precision} is unknown: use auto, {', '.join(PRECISIONS)}")
     return precision
 
 
@@ -206,7 +211,7 @@ def _native_precision(device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 arithmetic; without it PyTorch emulates, slower than float32."""
+    """Whether the CPU has bfloat16 instructions; PyTorch's emulation is slower than float32."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return False

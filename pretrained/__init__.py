@@ -1,1 +1,1 @@
-"""Data package: the bundled checkpoint `emonet-lite` and its model card."""
+"""The bundled checkpoint `emonet-lite`, and model cards."""

@@ -1,4 +1,4 @@
-"""FER2013 files with pictures of seven patterns, which a network learns in a few steps."""
+"""FER2013 files with images of seven patterns, which a network learns in a few steps."""
 
 import gzip
 from pathlib import Path
@@ -12,8 +12,8 @@ from emopipe.emonet.labels import FER2013_7
 CLASSES = len(FER2013_7)
 
 
-def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures (count, 48, 48) of stripes whose direction tells the label, and labels in turn."""
+def images_and_labels(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (count, 48, 48) of stripes whose direction is the label, and labels in turn."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
@@ -25,8 +25,8 @@ def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.i
 
 
 def face_set(count: int, usage: NDArray[np.int8] | None = None, seed: int = 0) -> FaceSet:
-    """The pictures as they are read, of Training unless told otherwise."""
-    images, labels = pictures(count, seed)
+    """The images as they are read, of Training by default."""
+    images, labels = images_and_labels(count, seed)
     return FaceSet(
         images=images,
         targets=np.eye(CLASSES, dtype=np.float32)[labels],
@@ -42,7 +42,7 @@ def csv_text(
     count: int, header: str = "emotion,pixels,Usage", usages: tuple[int, ...] = (0, 0, 0, 0, 1, 2)
 ) -> str:
     """A CSV file's text; rows take their usage in turn."""
-    images, labels = pictures(count)
+    images, labels = images_and_labels(count)
     lines = [header]
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row = {
@@ -62,8 +62,8 @@ def write_csv(path: Path, count: int, **how: object) -> Path:
 
 
 def write_votes(path: Path, count: int, usages: tuple[int, ...] = (0, 0, 0, 0, 1, 2)) -> Path:
-    """FER+'s votes for the pictures of `csv_text`: eight for each label, and two for neutral."""
-    _, labels = pictures(count)
+    """FER+'s votes for the images of `csv_text`: eight for each label, and two for neutral."""
+    _, labels = images_and_labels(count)
     names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
     of_label = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
     lines = [",".join(("Usage", "Image name", *names, "unknown", "NF"))]

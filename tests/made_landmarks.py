@@ -1,4 +1,4 @@
-"""Pictures with 68 bright dots where their landmarks are."""
+"""Images with 68 bright dots where their landmarks are."""
 
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ DOT = 1.5  # standard deviation, pixels
 
 
 def dotted(points: NDArray[np.floating], side: int = SIDE) -> NDArray[np.uint8]:
-    """A dark picture (side, side, 3) with a bright dot at each point (k, 2), in pixels."""
+    """A dark image (side, side, 3) with a bright dot at each point (k, 2), in pixels."""
     centres = np.arange(side) + 0.5
     columns, rows = np.exp(-((centres - points[..., None]) ** 2) / (2 * DOT**2)).transpose(1, 0, 2)
     light = np.einsum("ky,kx->yx", rows, columns).clip(0, 1)
@@ -32,7 +32,7 @@ def shapes(count: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def landmark_set(count: int) -> LandmarkSet:
-    """Such pictures as they are read, each of another person."""
+    """Such images as they are read, each of another person."""
     points = shapes(count)
     return LandmarkSet(
         images=np.stack([dotted(shape) for shape in points]),
@@ -43,14 +43,14 @@ def landmark_set(count: int) -> LandmarkSet:
     )
 
 
-def write_landmarks(path: Path, people: int, pictures: int) -> Path:
-    """The Parquet table of `pictures` of each of `people`."""
-    points = shapes(people * pictures)
+def write_landmarks(path: Path, people: int, images: int) -> Path:
+    """The Parquet table of `images` of each of `people`."""
+    points = shapes(people * images)
     rows = []
     for i, shape in enumerate(points):
         jpg = BytesIO()
         Image.fromarray(dotted(shape)).save(jpg, "JPEG")
-        name = f"Some_One_{i // pictures}_{i % pictures:02d}.jpg"
+        name = f"Some_One_{i // images}_{i % images:02d}.jpg"
         rows.append({"name": name, "jpg": jpg.getvalue(), "landmarks": shape.ravel()})
     pd.DataFrame(rows).to_parquet(path)
     return path

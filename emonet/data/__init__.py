@@ -1,1 +1,1 @@
-"""What EmoNet learns from."""
+"""Data sets that EmoNet is trained and evaluated on."""

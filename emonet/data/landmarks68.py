@@ -1,4 +1,4 @@
-"""Face pictures with 68 landmarks: reading them, and dividing them by person."""
+"""Face images with 68 landmarks: reading, division by person, augmented crops."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emopipe.emonet.checkpoint import CropSpec
-from emopipe.emonet.data.fer2013 import HELD_OUT, DataError
+from emopipe.emonet.data.fer2013 import DataError
+from emopipe.emonet.data.splits import HELD_OUT
 from emopipe.emonet.files import sha256_of
 from emopipe.emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS, OUTER_EYE_CORNERS
-from emopipe.emonet.training.augmentation import augment, carried, mirrored, placements
+from emopipe.emonet.training.augmentation import (
+    affine_matrices,
+    augment,
+    mirrored,
+    transform_points,
+)
 from emopipe.emonet.training.config import Augmentation
 
 _COLUMNS = ["name", "jpg", "landmarks"]
@@ -24,12 +30,12 @@ _COLUMNS = ["name", "jpg", "landmarks"]
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of one face.
+    """An image of one face.
 
     Attributes:
-        person: whose face it is.
+        person: name of the person.
         image: (height, width, 3) uint8 RGB.
-        landmarks: (68, 2) float64 x y in its pixels.
+        landmarks: (68, 2) float64, x and y in image pixels, 300-W order.
     """
 
     person: str
@@ -39,14 +45,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class LandmarkSet:
-    """Pictures of one face each, all of one size.
+    """Square images of one face each, all of the same size.
 
     Attributes:
         images: (n, side, side, 3) uint8 RGB.
-        points: (n, 68, 2) float32, x and y, the picture reaching from -1 to 1.
-        people: (n,) whose face each is.
+        points: (n, 68, 2) float32, x and y, the image spanning [-1, 1].
+        people: (n,) name of the person in each.
         source: name of the file.
-        sha256: of its content.
+        sha256: of the file's content.
     """
 
     images: NDArray[np.uint8]
@@ -58,70 +64,71 @@ class LandmarkSet:
     def __post_init__(self) -> None:
         n, side = self.images.shape[:2]
         if self.images.shape != (n, side, side, 3) or self.images.dtype != np.uint8:
-            raise ValueError(f"pictures are uint8 (n, side, side, 3), not {self.images.shape}")
+            raise ValueError(f"images are uint8 (n, side, side, 3), not {self.images.shape}")
         if self.points.shape != (n, N_LANDMARKS, 2) or self.people.shape != (n,):
             raise ValueError(
-                f"{n} pictures have points {self.points.shape} and people {self.people.shape}"
+                f"{n} images have points {self.points.shape} and people {self.people.shape}"
             )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def seen(
+    def augmented(
         self,
         rows: NDArray[np.int64],
         crop: CropSpec,
         size: int,
-        draws: Tensor,
-        how: Augmentation,
+        params: Tensor,
+        strength: Augmentation,
     ) -> tuple[Tensor, Tensor]:
-        """Cut out and change pictures as the network is to see them in training.
+        """Cut out and augment crops, with their landmarks.
 
         Args:
-            rows: (m,) which.
-            crop: where the network wants its crop, relative to the landmarks.
+            rows: (m,) indices of the images.
+            crop: where the network's crop lies, relative to the landmarks.
             size: side of the crops, pixels.
-            draws: (m, DRAWS) float in [0, 1), see `emonet.training.augmentation`.
-            how: how strongly they are changed.
+            params: (m, N_RANDOM_PARAMS) float in [0, 1), see `emonet.training.augmentation`.
+            strength: how strongly images are changed.
 
         Returns:
-            (m, 3, size, size) float32 in [0, 1] and (m, 68, 2) float32 points in crop pixels, on
-            the draws' device.
+            (m, 3, size, size) float32 RGB in [0, 1] and (m, 68, 2) float32 points in crop pixels,
+            on the device of `params`.
         """
-        images = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).to(draws.device)
-        squares = torch.from_numpy(_squares(self.points[rows], crop)).to(draws.device)
-        places = placements(draws, how, squares)
-        points = carried(torch.from_numpy(self.points[rows]).to(draws.device), places)
+        device = params.device
+        images = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).to(device)
+        squares = torch.from_numpy(_squares(self.points[rows], crop)).to(device)
+        matrices = affine_matrices(params, strength, squares)
+        points = transform_points(torch.from_numpy(self.points[rows]).to(device), matrices)
         points = (points + 1) / 2 * size
-        order = torch.tensor(MIRRORED_LANDMARKS, device=draws.device)
-        turned = mirrored(draws, how)[:, None, None]
+        order = torch.tensor(MIRRORED_LANDMARKS, device=device)
+        is_mirrored = mirrored(params, strength)[:, None, None]
         return (
-            augment(images, draws, size, how, squares),
-            torch.where(turned, points[:, order], points),
+            augment(images, params, size, strength, squares),
+            torch.where(is_mirrored, points[:, order], points),
         )
 
 
 def read(path: Path, side: int) -> LandmarkSet:
-    """Read all pictures of a file.
+    """Read all images of a file.
 
     Args:
-        path: see `read_samples`; the pictures are square.
-        side: what they are resampled to, pixels.
+        path: see `read_samples`; the images must be square.
+        side: side to which the images are resampled, pixels.
 
     Raises:
-        DataError: the file cannot be read as that.
+        DataError: the file cannot be read, or an image is not square.
     """
     images, points, people = [], [], []
     for sample in read_samples(path):
         height, width = sample.image.shape[:2]
         if height != width:
-            raise DataError(f"{path}: a picture of {sample.person} is {width}×{height}, not square")
-        how = cv2.INTER_AREA if width > side else cv2.INTER_LINEAR
-        images.append(cv2.resize(sample.image, (side, side), interpolation=how))
+            raise DataError(f"{path}: an image of {sample.person} is {width}×{height}, not square")
+        method = cv2.INTER_AREA if width > side else cv2.INTER_LINEAR
+        images.append(cv2.resize(sample.image, (side, side), interpolation=method))
         points.append(2 * sample.landmarks / width - 1)
         people.append(sample.person)
     if not images:
-        raise DataError(f"{path} holds no picture")
+        raise DataError(f"{path} holds no image")
     return LandmarkSet(
         images=np.array(images, np.uint8),
         points=np.array(points, np.float32),
@@ -132,16 +139,16 @@ def read(path: Path, side: int) -> LandmarkSet:
 
 
 def read_samples(path: Path, rows: int | None = None) -> Iterator[Sample]:
-    """Read pictures with landmarks, one by one.
+    """Read images with landmarks, one by one.
 
     Args:
-        path: a Parquet file with the columns `name` (the person, an underscore, a number), `jpg`
-            (the picture's bytes) and `landmarks` (x and y of 68 points in its pixels: 136 numbers
-            in one list).
-        rows: how many, drawn at random but always the same; None for all.
+        path: a Parquet file with the columns `name` (person, underscore, number), `jpg` (the
+            encoded image) and `landmarks` (a list of 136 numbers: x and y of 68 points in image
+            pixels).
+        rows: size of a random sample, always the same one; None for all.
 
     Raises:
-        DataError: the file cannot be read as that.
+        DataError: the file cannot be read, or a row is invalid; the text names it.
     """
     try:
         table = pd.read_parquet(path, columns=_COLUMNS)
@@ -159,16 +166,16 @@ def read_samples(path: Path, rows: int | None = None) -> Iterator[Sample]:
 
 
 def _sample(name: Any, jpg: Any, landmarks: Any) -> Sample:
-    """Make a sample of a row.
+    """Decode a row.
 
     Raises:
-        ValueError: a value of the row is wrong; the text says which.
+        ValueError: a value is invalid; the text says which.
     """
     if not isinstance(name, str) or "_" not in name:
         raise ValueError("the name is not a person, an underscore, a number")
     bgr = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR) if jpg else None
     if bgr is None:
-        raise ValueError("jpg holds no picture")
+        raise ValueError("jpg holds no image")
     points = np.asarray(landmarks, np.float64)
     if points.shape != (2 * N_LANDMARKS,) or not np.isfinite(points).all():
         raise ValueError(f"landmarks are not {2 * N_LANDMARKS} numbers")
@@ -181,11 +188,14 @@ def _sample(name: Any, jpg: Any, landmarks: Any) -> Sample:
 
 
 def split(faces: LandmarkSet, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide pictures into those to learn from and those of other people to select by.
+    """Divide images into those to train on and those of other people, to select by.
 
     Args:
-        faces: the pictures.
-        seed: of which people are held out.
+        faces: the images.
+        seed: of the random choice of people that are held out.
+
+    Returns:
+        Indices of both, int64.
 
     Raises:
         DataError: there are too few people.
@@ -199,7 +209,7 @@ def split(faces: LandmarkSet, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _squares(points: NDArray[np.float32], crop: CropSpec) -> NDArray[np.float32]:
-    """Where the network's crop lies in each picture: (n, 3), see `augmentation.placements`."""
+    """The square crop of each image: (n, 3) float32, see `augmentation.affine_matrices`."""
     low, high = points.min(axis=1), points.max(axis=1)
     extents = (high - low).mean(axis=1, keepdims=True)
     centres = (low + high) / 2 + np.array(crop.shift, np.float32) * extents

@@ -1,1 +1,1 @@
-"""How EmoNet learns."""
+"""Training of EmoNet: fine-tuning on expression labels, and pretraining of all outputs."""

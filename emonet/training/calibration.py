@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: fitted after training, folded into the last layer.
+"""Calibration of class probabilities after training, folded into the last layer.
 
 Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017 (temperature);
 Menon et al., "Long-tail learning via logit adjustment", ICLR 2021 (offsets).
@@ -14,16 +14,16 @@ from torch import nn
 from emopipe.emonet.model import EmoNet
 
 _TEMPERATURES = np.geomspace(0.1, 5.0, 400)
-_TAKEN_BACK = 0.5
+_SHARE_UNDONE = 0.5  # of the shift that class weights in the loss cause
 _LEAST = 1e-12  # probability
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What brings a network's logits to (logits + offsets) / temperature.
+    """Maps a network's logits to (logits + offsets) / temperature.
 
     Attributes:
-        temperature: more than 0; below 1 makes probabilities bolder.
+        temperature: more than 0; below 1 makes probabilities more confident.
         offsets: (classes,) float32.
     """
 
@@ -40,24 +40,24 @@ def fit(
     truth: NDArray[np.int64],
     class_weights: NDArray[np.float32] | None = None,
 ) -> Calibration:
-    """Fit to what a network says of pictures it has not learnt from.
+    """Fit a calibration to predictions for images that the network was not trained on.
 
-    Class weights in the loss push probabilities towards rare classes, as if each class were that
-    much more frequent. Half of it is taken back, half way from the answer that is fairest to rare
-    classes to the one that is right most often: the pictures of rare classes are too few to find a
-    better share by. The temperature is the likeliest.
+    Class weights in the loss shift probabilities towards rare classes, as if each class were that
+    much more frequent. The offsets undo half of this shift: a compromise between the fairest
+    treatment of rare classes and the highest accuracy. The share is fixed because rare classes have
+    too few images to fit it. The temperature is the maximum-likelihood one of a grid.
 
     Args:
         probabilities: (n, classes).
-        truth: (n,) the right classes.
-        class_weights: (classes,) that the loss was weighted with; None if it was not.
+        truth: (n,) true classes.
+        class_weights: (classes,) weights in the training loss; None for an unweighted one.
     """
     logits = np.log(probabilities.clip(min=_LEAST)).astype(np.float64)
     offsets = np.zeros(logits.shape[1])
     if class_weights is not None:
-        known = class_weights > 0
-        pushed = np.log(class_weights, out=np.zeros(len(known)), where=known)
-        offsets = -_TAKEN_BACK * pushed
+        occurring = class_weights > 0
+        shift = np.log(class_weights, out=np.zeros(len(occurring)), where=occurring)
+        offsets = -_SHARE_UNDONE * shift
     logits = logits + offsets
     likelihoods = [
         _log_softmax(logits / temperature)[np.arange(len(truth)), truth].mean()
@@ -70,7 +70,7 @@ def fit(
 
 
 def fold(calibration: Calibration, network: EmoNet) -> None:
-    """Change a network's last layer so that its logits come out calibrated."""
+    """Change a network's last layer, in place, so that its logits are calibrated."""
     last = network.emo_fc_2[3]
     if not isinstance(last, nn.Linear):
         raise TypeError("the emotion branch ends with a linear layer")

@@ -1,98 +1,138 @@
-"""All that a user can choose of a training, checked where it is made. It needs no PyTorch."""
+"""Settings of a training run, checked where they are made. Needs no PyTorch."""
 
 from dataclasses import dataclass, field, fields, replace
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.fields import check_settings, documented, setting
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 BATCH_NORMS = ("train", "frozen")
 PARTS = ("head", "emotion", "all")
 BALANCES = ("none", "loss", "sampling")
 
 WIDTH = 128
-"""Channels of the hourglasses of a network that is trained from scratch."""
+"""Channels of the hourglasses of a network that is pretrained from random weights."""
 
 INPUT_SIZE = 64
 """Side of its crops, pixels."""
 
+COOLDOWN_EPOCHS = 3
+"""Cooldown epochs where none are asked for and the training is not short."""
+
 
 class TrainingError(EmopipeError):
-    """Training that cannot be done or gone on with as asked for."""
+    """Training that cannot be done, or cannot be resumed, as asked for."""
 
 
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise TrainingError(sentence)
-
-
+@documented
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
+class TrainingConfig:
+    """How to train: optimizer, schedule, precision and stopping.
 
-    Attributes:
-        epochs: passes over the data at most.
-        batch_size: samples a step and worker.
-        learning_rate: AdamW's, at its highest.
-        weight_decay: AdamW's, on weights of two and more dimensions but the last layer's.
-        warmup: share of the steps over which the learning rate rises from 0.
-        cycles: half cosines by which it falls to 0 after that; more than 1: warm restarts.
-        clip: the gradient's norm is cut to it.
-        ema: decay a step of the averaged weights, which are what is selected and kept.
-        patience: epochs without a better score after which training ends.
-        precision: "float32", or "bfloat16" for autocast.
-        batch_norm: "train" to take statistics of each batch, "frozen" to keep those of the start.
-            Frozen layers keep theirs in any case.
-        settle: last epochs; they begin with the averaged weights and keep their batch norm's
-            statistics. A batch's own statistics hold down pictures that make the network burst
-            in use: only so is it taught not to. Pictures are changed half as much, nearer to those
-            that the network will see.
-        seed: of what is random in training, and of what fine-tuning holds out.
+    AdamW's weight decay applies to weights of two and more dimensions except the last layer's. The
+    learning rate rises linearly from 0 and then falls to 0. The exponential moving average of the
+    weights is what is evaluated, selected and saved. Layers that are not trained keep their batch
+    norm statistics whatever `batch_norm` is.
+
+    The cooldown epochs start from the averaged weights, keep all batch norm statistics and augment
+    half as strongly, closer to the images that the network will see. A batch's own statistics mask
+    images whose activations explode in use, where the statistics are fixed: only with fixed ones
+    does the loss see them.
+
+    Raises:
+        TrainingError: a value of the wrong type or out of its range.
     """
 
-    epochs: int = 12
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    cycles: int = 1
-    clip: float = 1.0
-    ema: float = 0.999
-    patience: int = 4
-    precision: str = "float32"
-    batch_norm: str = BATCH_NORMS[0]
-    settle: int = 0
-    seed: int = 0
+    epochs: int = setting(12, "Passes over the data at most.", least=1, group="training")
+    batch_size: int = setting(64, "Images per step and worker.", least=1, group="training")
+    learning_rate: float = setting(1e-3, "AdamW's, at its highest.", above=0, group="training")
+    weight_decay: float = setting(0.01, "AdamW's.", least=0, group="training")
+    warmup: float = setting(
+        0.05,
+        "Share of the steps over which the learning rate rises.",
+        least=0,
+        below=1,
+        group="training",
+    )
+    cycles: int = setting(
+        1,
+        "Half cosines by which the learning rate falls; more than 1: warm restarts.",
+        least=1,
+        group="training",
+    )
+    clip: float = setting(1.0, "Largest norm of the gradient.", above=0, group="training")
+    ema: float = setting(
+        0.999,
+        "Decay per step of the averaged weights, which are saved.",
+        least=0,
+        below=1,
+        group="training",
+    )
+    patience: int = setting(
+        4, "Epochs without a better score after which training ends.", least=1, group="training"
+    )
+    precision: str = setting(
+        "auto",
+        "bfloat16 is mixed precision; auto takes it where it is native.",
+        choices=PRECISIONS,
+        group="training",
+    )
+    batch_norm: str = setting(
+        "train",
+        "Normalize by the statistics of each batch, or keep those of the start.",
+        choices=BATCH_NORMS,
+        group="training",
+    )
+    cooldown_epochs: int | None = setting(
+        None,
+        "Last epochs, in which batch norm keeps its statistics and images are augmented less.",
+        least=0,
+        unset=f"{COOLDOWN_EPOCHS}, of few epochs a quarter",
+        group="training",
+    )
+    seed: int = setting(
+        0,
+        "Of what is random in training, and of what `finetune` holds out.",
+        least=0,
+        group="training",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "cycles", "patience"):
-            _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is 1 or more")
-        _require(0 <= self.settle <= self.epochs, "--settle is from 0 to --epochs")
-        _require(self.learning_rate > 0, "--learning-rate is more than 0")
-        _require(self.weight_decay >= 0, "--weight-decay is 0 or more")
-        _require(self.clip > 0, "--clip is more than 0")
-        _require(0 <= self.warmup < 1, "--warmup is a share of the steps, 0 or more and below 1")
-        _require(0 <= self.seed < 2**63, "--seed is 0 or more and below 2^63")
-        _require(0 <= self.ema < 1, "--ema is 0 or more and below 1")
-        _require(self.precision in PRECISIONS, f"--precision is one of {', '.join(PRECISIONS)}")
-        _require(self.batch_norm in BATCH_NORMS, f"--batch-norm is one of {', '.join(BATCH_NORMS)}")
+        check_settings(self, TrainingError)
+        if self.cooldown_epochs is not None and self.cooldown_epochs > self.epochs:
+            raise TrainingError(
+                f"`cooldown_epochs` is from 0 to `epochs`, {self.epochs}, "
+                f"not {self.cooldown_epochs}"
+            )
+        if self.seed >= 2**63:
+            raise TrainingError(f"`seed` is below 2^63, not {self.seed}")
+
+
+FINETUNE_DEFAULTS = TrainingConfig(epochs=14, ema=0.998, patience=8)
+"""What `emopipe finetune` trains with."""
+
+PRETRAIN_DEFAULTS = TrainingConfig(
+    epochs=16, learning_rate=2e-3, weight_decay=0.05, ema=0.998, patience=16
+)
+"""What `emopipe pretrain` trains with."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strong the changes are; each is drawn evenly from its range.
+    """Strengths of the random changes; each change is drawn uniformly from its range.
 
     Attributes:
         flip: probability of mirroring.
         zoom: scale by a factor within 1 ± zoom.
-        turn: rotate by up to so many degrees either way.
-        shift: move by up to this share of the picture on each axis.
+        turn: rotate by up to this many degrees either way.
+        shift: translate by up to this share of the image on each axis.
         brightness: add up to this much, either way, to values in [0, 1].
-        contrast: scale the distance from the picture's mean by a factor within 1 ± contrast.
-        erase: probability of painting over a rectangle (Zhong et al., "Random Erasing Data
-            Augmentation", AAAI 2020).
-        erase_side: its sides are up to this share of the picture's.
-        blur: mix with a picture blurred over some two pixels, up to this share of it.
-        grey: probability of taking the colours away.
+        contrast: scale the distance from the image's mean by a factor within 1 ± contrast.
+        erase: probability of filling a rectangle (Zhong et al., "Random Erasing Data Augmentation",
+            AAAI 2020).
+        erase_side: largest side of that rectangle, as a share of the image's.
+        blur: largest weight of an image blurred over about two pixels, mixed with the image.
+        grey: probability of removing the colours.
         tint: scale red, green and blue each by a factor within 1 ± tint.
     """
 
@@ -109,62 +149,90 @@ class Augmentation:
     tint: float = 0.2
 
     def __post_init__(self) -> None:
-        below_1 = all(0 <= getattr(self, name) < 1 for name in ("zoom", "contrast", "tint"))
-        _require(below_1, "zoom, contrast and tint are 0 or more and below 1")
+        for name in ("zoom", "contrast", "tint"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"`{name}` is 0 or more and below 1, not {getattr(self, name)}")
 
     def halved(self) -> "Augmentation":
-        """Half as strong; as many pictures are mirrored."""
+        """Half as strong; as many images are mirrored."""
         values = {f.name: getattr(self, f.name) / 2 for f in fields(self)}
         return replace(self, **{**values, "flip": self.flip})
 
 
 NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))
-"""Leaves pictures as they are."""
+"""Leaves images as they are."""
 
 
+@documented
 @dataclass(frozen=True)
 class FineTuning:
-    """What to learn, and how to look at the pictures.
+    """What to learn from expression labels.
 
-    Attributes:
-        trained: "head" (the last layer's expressions), "emotion" (the emotion branch, as the paper
-            does) or "all".
-        balance: "none", "loss" (rare classes weigh more in it) or "sampling" (classes are drawn
-            equally often, with replacement).
-        smoothing: share of each target that is spread evenly over all classes.
-        keep: weight of the penalty for leaving the start model's valence, arousal and heatmaps.
-        augmentation: how strong.
+    `trained`: "head" is the last layer's expressions, "emotion" the emotion branch as in the paper,
+    "all" every weight. `balance`: "loss" weighs rare classes more, "sampling" draws classes equally
+    often, with replacement. The distillation loss is the distance of valence, arousal and heatmaps
+    from the start model's (Li, Hoiem, "Learning without Forgetting", ECCV 2016). `augmentation` is
+    how strongly images are changed.
+
+    Raises:
+        TrainingError: a value of the wrong type or out of its range.
     """
 
-    trained: str = "emotion"
-    balance: str = "none"
-    smoothing: float = 0.1
-    keep: float = 1.0
+    trained: str = setting(
+        "emotion",
+        "What is trained: the last layer, the emotion branch, or everything.",
+        choices=PARTS,
+        group="training",
+    )
+    balance: str = setting(
+        "none",
+        "Make up for rare classes in the loss or by drawing them more often.",
+        choices=BALANCES,
+        group="training",
+    )
+    smoothing: float = setting(
+        0.1,
+        "Share of each target that is spread over all classes.",
+        least=0,
+        below=1,
+        group="training",
+    )
+    distill: float = setting(
+        1.0,
+        "Weight of distillation: holding valence, arousal, landmarks to the start model's.",
+        least=0,
+        group="training",
+    )
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        _require(self.trained in PARTS, f"--train is one of {', '.join(PARTS)}")
-        _require(self.balance in BALANCES, f"--balance is one of {', '.join(BALANCES)}")
-        _require(0 <= self.smoothing < 1, "--smoothing is 0 or more and below 1")
-        _require(self.keep >= 0, "--keep is 0 or more")
+        check_settings(self, TrainingError)
 
 
+@documented
 @dataclass(frozen=True)
 class Pretraining:
     """How to learn all outputs at once.
 
-    Attributes:
-        landmark_share: faces with landmarks in a batch, for each face with votes.
-        balance: rare classes weigh more in the loss, by their share to the power of minus this.
-        faces: changes to faces with votes.
-        landmarked: changes to faces with landmarks.
+    `balance` is the power: a class weighs in the loss by its share to the power of minus `balance`.
+    `faces` and `landmarked` are the augmentation of images with votes and of those with landmarks.
+
+    Raises:
+        TrainingError: a value of the wrong type or out of its range.
     """
 
-    landmark_share: float = 0.25
-    balance: float = 0.5
+    landmark_share: float = setting(
+        0.25, "Faces with landmarks for each with votes.", above=0, group="training"
+    )
+    balance: float = setting(
+        0.5,
+        "How much more rare classes weigh: 0 none, 1 in full.",
+        least=0,
+        most=1,
+        group="training",
+    )
     faces: Augmentation = field(default_factory=lambda: Augmentation(turn=15.0))
     landmarked: Augmentation = field(default_factory=lambda: Augmentation(turn=25.0))
 
     def __post_init__(self) -> None:
-        _require(self.landmark_share > 0, "--landmark-share is more than 0")
-        _require(0 <= self.balance <= 1, "--balance is from 0 to 1")
+        check_settings(self, TrainingError)

@@ -5,71 +5,54 @@ from typing import Any
 
 import click
 
-from emopipe.emonet.training.config import BALANCES, PARTS, FineTuning, TrainingSettings
-from emopipe.jobs.cli.training_options import (
-    given,
-    number,
-    place_and_training,
-    run_in_folder,
-    training_options,
-)
+from emopipe.emonet.training.config import FINETUNE_DEFAULTS, FineTuning, TrainingConfig
+from emopipe.jobs.cli.base import Command, option
+from emopipe.jobs.cli.options import build, given, options_of
+from emopipe.jobs.cli.training_options import folder_options, run_in_folder
+from emopipe.jobs.training.compute import ComputeConfig
 from emopipe.pipeline.settings import DEFAULT_MODEL
 
-_TUNING = FineTuning()
 
-
-@click.command()
+@click.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--from",
-    "start",
+    "start_model",
     default=DEFAULT_MODEL,
-    show_default=True,
-    help="Model to begin with: a name (see `emopipe models list`) or a checkpoint's path.",
+    group="model",
+    help="Model to start from: a name (see `emopipe models list`) or a checkpoint's path.  "
+    f"[default: {DEFAULT_MODEL}]",
 )
-@click.option(
-    "--from-scratch", is_flag=True, help="Begin with random weights instead; trains all of them."
+@option(
+    "--from-scratch",
+    is_flag=True,
+    group="model",
+    help="Start from random weights instead; trains all of them.",
 )
-@click.option(
+@option(
     "--ferplus",
     type=click.Path(path_type=Path),
+    group="data",
     help="fer2013new.csv: learn the distribution of FER+'s votes over 8 classes.",
 )
-@click.option(
+@option(
     "--validation",
     type=click.Choice(["PublicTest", "Training"]),
     default="PublicTest",
-    show_default=True,
-    help="What the model is selected by; Training: a tenth of it, and PublicTest is a test too.",
+    group="data",
+    help="What the model is selected by; Training: a tenth of it, and PublicTest is a test too.  "
+    "[default: PublicTest]",
 )
-@click.option(
-    "--train",
-    "trained",
-    type=click.Choice(PARTS),
-    default=_TUNING.trained,
-    show_default=True,
-    help="What is trained: the last layer, the emotion branch, or everything.",
-)
-@click.option(
-    "--balance",
-    type=click.Choice(BALANCES),
-    default=_TUNING.balance,
-    show_default=True,
-    help="Make up for rare classes in the loss or by drawing them more often.",
-)
-@number("smoothing", _TUNING.smoothing, "Share of each target that is spread over all classes.")
-@number("keep", _TUNING.keep, "Weight of holding valence, arousal, landmarks to the start model's.")
-@training_options(TrainingSettings(epochs=14, ema=0.998, patience=8))
+@option("--skip-bad", is_flag=True, group="data", help="Leave out rows that cannot be read.")
+@options_of(FineTuning(), FINETUNE_DEFAULTS, ComputeConfig())
+@folder_options
 def finetune(
     data: Path,
-    start: str,
+    start_model: str,
     from_scratch: bool,
     ferplus: Path | None,
     validation: str,
-    trained: str,
-    balance: str,
-    smoothing: float,
-    keep: float,
+    skip_bad: bool,
     **options: Any,
 ) -> None:
     """Teach a model the expressions of FER2013.
@@ -78,20 +61,26 @@ def finetune(
     Leaves best.safetensors, which `emopipe analyze --model` takes, metrics.csv, scores.json and
     plots in the run's folder.
     """
-    if from_scratch and given("start", "trained"):
-        raise click.UsageError("--from-scratch trains all of random weights: no --from, no --train")
+    if from_scratch:
+        if given("start_model", "trained"):
+            raise click.UsageError(
+                "--from-scratch trains all of random weights: no --from, no --train"
+            )
+        options["trained"] = "all"
+    tuning = build(FineTuning, options)
+    training = build(TrainingConfig, options)
+    compute = build(ComputeConfig, options)
     # Loaded here: PyTorch takes seconds that --help need not wait.
-    from emopipe.jobs.training.finetune import Job, fine_tune
+    from emopipe.jobs.training.finetune import FineTuneJob, fine_tune
 
-    place, training = place_and_training(options)
-    job = Job(
+    job = FineTuneJob(
         data=data,
         ferplus=ferplus,
-        skip_bad=options["skip_bad"],
+        skip_bad=skip_bad,
         validation=validation,
-        start=None if from_scratch else start,
-        tuning=FineTuning("all" if from_scratch else trained, balance, smoothing, keep),
+        start_model=None if from_scratch else start_model,
+        tuning=tuning,
         training=training,
-        place=place,
+        compute=compute,
     )
     run_in_folder(fine_tune, job, "finetune", data, options)

@@ -1,1 +1,1 @@
-"""Training runs."""
+"""Training runs: where they run, their folder, and their reports."""

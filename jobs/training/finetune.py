@@ -1,4 +1,4 @@
-"""A fine-tuning run: from FER2013 to a folder with weights, scores and plots."""
+"""Fine-tuning runs: from FER2013 to a folder with checkpoint, scores and plots."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -6,167 +6,191 @@ from pathlib import Path
 
 from rich.console import Console
 
-from emopipe.emonet.checkpoint import Checkpoint, inherited_licence, open_model, random_weights
-from emopipe.emonet.data import fer2013
-from emopipe.emonet.data.fer2013 import FaceSet, Split
+from emopipe.emonet.checkpoint import Checkpoint, inherited_license, open_model, random_weights
+from emopipe.emonet.data import fer2013, splits
+from emopipe.emonet.data.fer2013 import FaceSet
+from emopipe.emonet.data.splits import Split
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.training.config import FineTuning, TrainingSettings
-from emopipe.emonet.training.finetune import FineTuningTask, begin
-from emopipe.emonet.training.trainer import Trainer
-from emopipe.jobs.training.launch import OnStep, Place
-from emopipe.jobs.training.run import Run, carry_out, refuse_to_replace, settings_of
+from emopipe.emonet.training.config import FineTuning, TrainingConfig
+from emopipe.emonet.training.finetune import FineTuningTask, initial_network
+from emopipe.emonet.training.trainer import Trainer, resolved
+from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.jobs.training.launch import OnStep
+from emopipe.jobs.training.run import Run, check_choices, run_training, settings_of
 from emopipe.pipeline.settings import DEFAULT_MODEL
+
+_PRESERVED_BY = {
+    "head": "unchanged",
+    "emotion": "preserved by distillation while the emotion branch was trained",
+    "all": "preserved by distillation while the whole network was trained",
+}
+"""How fine-tuning treats the start model's valence and arousal, by `FineTuning.trained`."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run as it is asked for.
+class FineTuneJob:
+    """A fine-tuning run.
 
     Attributes:
         data: FER2013, see `emonet.data.fer2013.read`.
         ferplus: FER+'s votes, or None for FER2013's own labels.
-        skip_bad: leave out bad rows.
-        validation: what the model is selected by: "PublicTest" or "Training" (a part of it).
-        start: name or path of the checkpoint to begin with; None for random weights of the
+        skip_bad: leave out rows that cannot be read.
+        validation: subset to select the model by: "PublicTest" or "Training" (a part of it).
+        start_model: name or path of the checkpoint to start from; None for random weights with the
             bundled model's dimensions.
         tuning: what to learn.
-        training: how.
-        place: where.
+        training: how to train.
+        compute: where to train.
     """
 
     data: Path
     ferplus: Path | None
     skip_bad: bool
     validation: str
-    start: str | None
+    start_model: str | None
     tuning: FineTuning
-    training: TrainingSettings
-    place: Place
+    training: TrainingConfig
+    compute: ComputeConfig
+
+    def resolved(self) -> "FineTuneJob":
+        """Replace what is left to the machine by its values; see `ComputeConfig.resolved`."""
+        compute = self.compute.resolved()
+        return replace(
+            self, compute=compute, training=resolved(self.training, gpu=bool(compute.gpu))
+        )
 
 
-def fine_tune(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
-    """Train, keep the best weights, judge them and draw what happened.
+def fine_tune(
+    job: FineTuneJob, out: Path, *, resume: bool, overwrite: bool, console: Console
+) -> None:
+    """Train, save the best weights, evaluate them and draw plots.
 
     Args:
         job: what to do.
-        folder: the run's; made if need be.
-        resume: go on with the run that is there.
+        out: the run's folder; made if missing.
+        resume: continue the run in the folder.
         overwrite: replace it.
-        console: where to show how it goes on, and the closing tables.
+        console: for the progress and the final tables.
 
     Raises:
         EmopipeError: data, checkpoint or folder cannot be used, or training failed.
     """
-    if job.start:
-        refuse_to_replace(job.start, folder, overwrite=overwrite)
+    check_choices(job.start_model, out, resume=resume, overwrite=overwrite)
+    job = job.resolved()
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
-    split = fer2013.split(faces, job.training.seed, job.validation)
-    start, described = _start(job, faces.classes)
-    goal = _described(job, faces, described)
-    make = partial(
-        make_trainer,
-        job=job,
+    split = splits.split(faces, job.training.seed, job.validation)
+    network, start = _start(job, faces.classes)
+    output = _output_checkpoint(job, faces, start)
+    run = Run(
+        make_trainer=partial(
+            make_trainer,
+            job=job,
+            faces=faces,
+            split=split,
+            start=network,
+            start_classes=start.classes,
+            output_checkpoint=output,
+        ),
+        output_checkpoint=output,
         faces=faces,
         split=split,
-        start=start,
-        known=described.classes,
-        goal=goal,
+        training=job.training,
+        compute=job.compute,
+        about=_about(job, start, output, split),
     )
-    what = f"{job.tuning.trained} of {described.name}" if job.start else "from scratch"
-    about = (f"training {what}", *(_about_start(described, goal, split) if job.start else ()))
-    run = Run(make, goal, faces, split, job.training, job.place, about)
-    carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
+    run_training(run, out, resume=resume, overwrite=overwrite, console=console)
 
 
 def make_trainer(
     on_step: OnStep,
     *,
-    job: Job,
+    job: FineTuneJob,
     faces: FaceSet,
     split: Split,
     start: EmoNet,
-    known: tuple[str, ...],
-    goal: Checkpoint,
+    start_classes: tuple[str, ...],
+    output_checkpoint: Checkpoint,
 ) -> Trainer:
     """Make the trainer, on the machine where it will run.
 
     Args:
-        on_step: told of each step.
+        on_step: called after each step.
         job: what to do.
-        faces: the pictures.
-        split: what each is for.
+        faces: the images.
+        split: their use.
         start: the start model.
-        known: its classes.
-        goal: describes the network to be trained.
+        start_classes: its classes.
+        output_checkpoint: describes the network to be trained.
     """
-    # First of all: the task moves the start model to the device.
-    network = begin(start, known, faces.classes, job.tuning.trained, job.training.seed)
+    training, device = job.training, job.compute.device
+    # Before the task, which moves the start model to the device.
+    network = initial_network(
+        start, start_classes, faces.classes, job.tuning.trained, training.seed
+    )
     task = FineTuningTask(
         faces,
         split,
         job.tuning,
-        start if job.start else None,
-        goal,
-        job.training.batch_size,
-        job.training.seed,
-        job.place.device,
-        job.training.precision,
+        start if job.start_model else None,
+        output_checkpoint,
+        training.batch_size,
+        training.seed,
+        device,
+        training.precision,
     )
-    return Trainer(network, task, job.training, job.place.device, on_step)
+    return Trainer(network, task, training, device, on_step)
 
 
-def _start(job: Job, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
-    model, described = open_model(job.start or DEFAULT_MODEL, option="--from")
-    if job.start:
-        return model, described
-    model, random = random_weights(
-        job.training.seed, classes, described.width, described.input_size
-    )
-    return model, random
+def _start(job: FineTuneJob, classes: tuple[str, ...]) -> tuple[EmoNet, Checkpoint]:
+    model, checkpoint = open_model(job.start_model or DEFAULT_MODEL, argument="start_model")
+    if job.start_model:
+        return model, checkpoint
+    return random_weights(job.training.seed, classes, checkpoint.width, checkpoint.input_size)
 
 
-def _about_start(start: Checkpoint, goal: Checkpoint, split: Split) -> list[str]:
-    """Say what of the start model a user would not expect."""
-    notes = []
+def _about(
+    job: FineTuneJob, start: Checkpoint, output: Checkpoint, split: Split
+) -> tuple[str, ...]:
+    """What is trained, and what about the start model may be unexpected."""
+    if not job.start_model:
+        return ("training from scratch",)
+    notes = [f"training {job.tuning.trained} of {start.name}"]
     if split.drawn:
         notes.append(
-            f"note: {start.name} may have learnt from the {' and '.join(split.drawn)} pictures, "
+            f"note: {start.name} may have learnt from the {' and '.join(split.drawn)} images, "
             "drawn from Training"
         )
-    if start.crop != goal.crop:
+    if start.crop != output.crop:
         notes.append(
-            f"note: FER2013's pictures show less around the face than the crops of {start.name}: "
+            f"note: FER2013's images show less around the face than the crops of {start.name}: "
             "the new model's crops will be FER2013's"
         )
-    return notes
+    return tuple(notes)
 
 
-def _described(job: Job, faces: FaceSet, start: Checkpoint) -> Checkpoint:
-    """Describe the network that will come of it, and what of the start model's terms goes on."""
+def _output_checkpoint(job: FineTuneJob, faces: FaceSet, start: Checkpoint) -> Checkpoint:
+    """Describe the resulting network; its license follows from the start model's."""
     settings = settings_of(
         faces,
         job.training,
-        job.place,
-        start={"name": start.name, "sha256": start.sha256, "licence": start.licence},
+        job.compute,
+        start={"name": start.name, "sha256": start.sha256, "license": start.license},
         validation=job.validation,
         tuning=asdict(job.tuning),
     )
-    goal = replace(start, classes=faces.classes, crop=fer2013.CROP, sha256="", made=settings)
-    if not job.start:
+    output = replace(
+        start, classes=faces.classes, crop=fer2013.CROP, sha256="", provenance=settings
+    )
+    if not job.start_model:
         return replace(
-            goal,
+            output,
             valence_arousal="nothing: trained from scratch on expressions alone",
-            licence="research use, as FER2013 which it was trained on",
+            license="research use, as FER2013 which it was trained on",
             source="emopipe finetune --from-scratch",
         )
-    held = {
-        "head": "unchanged",
-        "emotion": "held by a penalty while the emotion branch was trained",
-        "all": "held by a penalty while the whole network was trained",
-    }[job.tuning.trained]
     return replace(
-        goal,
-        valence_arousal=f"{start.valence_arousal} ({held})",
-        licence=inherited_licence(start.licence),
+        output,
+        valence_arousal=f"{start.valence_arousal} ({_PRESERVED_BY[job.tuning.trained]})",
+        license=inherited_license(start.license),
         source=f"emopipe finetune from {start.name} (SHA-256 {start.sha256}) on {job.data.name}",
     )

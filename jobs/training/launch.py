@@ -1,79 +1,56 @@
-"""Where a trainer runs: in this process or in Ray Train's workers, its state kept each epoch."""
+"""Running a trainer in this process or in Ray Train's workers, its state saved after each epoch."""
 
 import ctypes
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.files import appearing_whole
-from emopipe.emonet.predictor import resolve_device
+from emopipe.emonet.files import atomic_write
 from emopipe.emonet.training.trainer import Epoch, Trainer
+from emopipe.jobs.training.compute import ComputeConfig
 from emopipe.pipeline.local import use_threads
 
 STATE = "state.pt"
-_RAY_RUN = "ray"  # folder of Ray Train's files inside the run's
+_RAY_RUN = "ray"  # folder of Ray Train's files inside the run's folder
 
-# From malloc.h; the largest block that can be kept is glibc's limit on 64-bit systems.
+# Parameters of mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 32 << 20  # bytes
-_KEPT = 2**31 - 1  # bytes
+_LARGEST_BLOCK = 32 << 20  # bytes; glibc's limit on 64-bit systems
+_LARGEST_HEAP = 2**31 - 1  # bytes
 
 OnStep = Callable[[int, int, int, float], None]
 MakeTrainer = Callable[[OnStep], Trainer]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where to train.
+class TrainingCallback(Protocol):
+    """Is informed of a training's progress."""
 
-    Attributes:
-        local: in this process, without Ray.
-        workers: processes that share each step, Ray's.
-        gpu: whether each has a GPU.
-        cpus: CPUs for all of them; None for all of this machine's.
-        address: of a running Ray cluster; None to start Ray on this machine.
-    """
+    def on_resume(self, history: list[Epoch]) -> None:
+        """These epochs were done by an earlier run."""
 
-    local: bool = False
-    workers: int = 1
-    gpu: bool = False
-    cpus: int | None = None
-    address: str | None = None
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Step `step` of an epoch's `steps` is done; both count from 1."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where each process's network is."""
-        return resolve_device("cuda" if self.gpu else "cpu")
+    def on_epoch_end(self, epoch: Epoch) -> None:
+        """An epoch is done and its state saved."""
 
 
-class Watcher(Protocol):
-    """Is told how a training goes on."""
-
-    def resumed(self, history: list[Epoch]) -> None:
-        """An earlier run did these epochs."""
-
-    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """A step is done."""
-
-    def epoch_done(self, epoch: Epoch) -> None:
-        """An epoch is done and kept."""
-
-
-def train(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher) -> dict[str, Any]:
-    """Train to the end, going on from the state that an earlier run left in the folder.
+def train(
+    make_trainer: MakeTrainer, out: Path, compute: ComputeConfig, callback: TrainingCallback
+) -> dict[str, Any]:
+    """Train to the end, continuing from the state that an earlier run left in the folder.
 
     Args:
-        make: makes the trainer, given what to tell of each step; with Ray it is sent to workers.
-        folder: the run's.
-        place: where.
-        watcher: is told how it goes on.
+        make_trainer: makes the trainer, given its `on_step`; with Ray it is sent to the workers.
+        out: the run's folder.
+        compute: where to train.
+        callback: is informed of the progress.
 
     Returns:
         The trainer's last state.
@@ -81,28 +58,31 @@ def train(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher) -> di
     Raises:
         EmopipeError: training failed, or Ray does not start.
     """
-    return (_train_here if place.local else _train_on_ray)(make, folder, place, watcher)
+    run = _train_locally if compute.local else _train_on_ray
+    return run(make_trainer, out, compute, callback)
 
 
-def _train_here(make: MakeTrainer, folder: Path, place: Place, watcher: Watcher) -> dict[str, Any]:
-    use_threads(place.cpus)
+def _train_locally(
+    make_trainer: MakeTrainer, out: Path, compute: ComputeConfig, callback: TrainingCallback
+) -> dict[str, Any]:
+    use_threads(compute.cpus)
     _keep_freed_memory()
-    trainer = make(watcher.stepped)
-    path = folder / STATE
+    trainer = make_trainer(callback.on_step)
+    path = out / STATE
     if path.exists():
-        trainer.load_state(_loaded(path))
-        watcher.resumed(trainer.history)
+        trainer.load_state(_load(path))
+        callback.on_resume(trainer.history)
     for epoch in trainer.epochs():
-        with appearing_whole(path) as growing:
-            torch.save(trainer.state(), growing)
-        watcher.epoch_done(epoch)
+        with atomic_write(path) as temporary:
+            torch.save(trainer.state(), temporary)
+        callback.on_epoch_end(epoch)
     return trainer.state()
 
 
 def _train_on_ray(
-    make: MakeTrainer, folder: Path, place: Place, watcher: Watcher
+    make_trainer: MakeTrainer, out: Path, compute: ComputeConfig, callback: TrainingCallback
 ) -> dict[str, Any]:
-    # Loaded here: training in this process needs no Ray.
+    # Imported late: training in this process needs no Ray.
     import ray
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -110,95 +90,101 @@ def _train_on_ray(
 
     from emopipe.jobs.cluster import ClusterError, ClusterOptions, ray_session
 
-    options = ClusterOptions(place.address, place.cpus, None if place.gpu else 0)
+    options = ClusterOptions(compute.address, compute.cpus, None if compute.gpu else 0)
     with ray_session(options):
-        there = ray.cluster_resources()
-        # Ray waits forever for what a cluster has not.
-        if place.gpu and there.get("GPU", 0) < place.workers:
+        available = ray.cluster_resources()
+        # Ray waits forever for resources that a cluster does not have.
+        if compute.gpu and available.get("GPU", 0) < compute.workers:
             raise ClusterError(
-                f"--gpus: {place.workers} workers need a GPU each, Ray finds "
-                f"{there.get('GPU', 0):.0f}; lower --workers or say --no-gpus"
+                f"`gpu`: {compute.workers} workers need a GPU each, Ray finds "
+                f"{available.get('GPU', 0):.0f}; lower `workers`, or train without"
             )
-        cpus = _cpus_each(place, [n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]])
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        cpus = _cpus_per_worker(compute, nodes)
         threads = max(1, int(cpus))
-        told = Queue(actor_options={"num_cpus": 0})
+        messages = Queue(actor_options={"num_cpus": 0})
         problems: list[EmopipeError] = []
         trainer = TorchTrainer(
-            lambda: _work(make, threads, told),
+            lambda: _run_worker(make_trainer, threads, messages),
             scaling_config=ScalingConfig(
-                num_workers=place.workers,
-                use_gpu=place.gpu,
+                num_workers=compute.workers,
+                use_gpu=compute.gpu,
                 resources_per_worker={
                     "CPU": threads if cpus >= 1 else int(cpus * 1e4) / 1e4,
-                    **({"GPU": 1} if place.gpu else {}),
+                    **({"GPU": 1} if compute.gpu else {}),
                 },
             ),
             run_config=RunConfig(
                 name=_RAY_RUN,
-                # A run of this name that is there already is gone on with.
-                storage_path=str(folder.resolve()),
+                # Ray resumes a run of the same name in the same folder.
+                storage_path=str(out.resolve()),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
         )
-        listening = threading.Thread(target=_pass_on, args=(told, watcher, problems), daemon=True)
-        listening.start()
+        listener = threading.Thread(
+            target=_forward_messages, args=(messages, callback, problems), daemon=True
+        )
+        listener.start()
         failure = None
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             failure = error
         except SystemExit as stopped:
-            # Ray takes Ctrl-C for itself, ends its workers, and then this process.
+            # Ray handles Ctrl-C itself: it ends its workers, and then exits this process.
             raise KeyboardInterrupt from stopped
         finally:
-            told.put(None)
-            listening.join()
+            messages.put(None)
+            listener.join()
         if problems:
             raise problems[0]
         if failure:
             raise ClusterError(
-                f"training on Ray failed ({_last_line(failure)}); --resume goes on from the last "
-                "epoch, --local trains without Ray"
+                f"training on Ray failed ({_last_line(failure)}); `resume` continues from the last "
+                "epoch, `local` trains without Ray"
             ) from failure
         if result.checkpoint is None:
-            raise ClusterError("Ray kept no checkpoint of the training; --local trains without Ray")
-        with result.checkpoint.as_directory() as kept:
-            return _loaded(Path(kept) / STATE)
+            raise ClusterError("Ray saved no checkpoint of the training; `local` trains without it")
+        with result.checkpoint.as_directory() as folder:
+            return _load(Path(folder) / STATE)
 
 
-def _cpus_each(place: Place, nodes: list[float]) -> float:
-    """How many CPUs a worker can have: Ray waits forever for more than a node has to give."""
-    most = (place.cpus or sum(nodes)) / place.workers
-    fits = (n for n in range(int(most), 0, -1) if sum(c // n for c in nodes) >= place.workers)
+def _cpus_per_worker(compute: ComputeConfig, nodes: list[float]) -> float:
+    """CPUs that each worker can have, so that all workers fit into the nodes' CPUs.
+
+    Ray waits forever for a worker that needs more than any node has.
+    """
+    most = (compute.cpus or sum(nodes)) / compute.workers
+    fits = (n for n in range(int(most), 0, -1) if sum(c // n for c in nodes) >= compute.workers)
     return next(fits, most)
 
 
-def _work(make: MakeTrainer, threads: int, told: Any) -> None:
-    """Train in one of Ray's workers."""
+def _run_worker(make_trainer: MakeTrainer, threads: int, messages: Any) -> None:
+    """Train in one of Ray's workers; an `EmopipeError` is also sent to the driver."""
     use_threads(threads)
     _keep_freed_memory()
     try:
-        _train_there(make, told)
+        _train_in_worker(make_trainer, messages)
     except EmopipeError as error:
-        told.put(error)
+        messages.put(error)
         raise
 
 
-def _train_there(make: MakeTrainer, told: Any) -> None:
+def _train_in_worker(make_trainer: MakeTrainer, messages: Any) -> None:
     import ray.train
 
     first = ray.train.get_context().get_world_rank() == 0
 
-    def stepped(epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
         if first:
-            told.put((epoch, step, steps, loss))
+            messages.put((epoch, step, steps, loss))
 
-    trainer = make(stepped)
-    if kept := ray.train.get_checkpoint():
-        with kept.as_directory() as folder:
-            trainer.load_state(_loaded(Path(folder) / STATE))
+    trainer = make_trainer(on_step)
+    if saved := ray.train.get_checkpoint():
+        with saved.as_directory() as folder:
+            trainer.load_state(_load(Path(folder) / STATE))
         if first:
-            told.put(trainer.history)
+            messages.put(trainer.history)
     for epoch in trainer.epochs():
         with tempfile.TemporaryDirectory(prefix="emopipe-state-") as folder:
             checkpoint = None
@@ -207,34 +193,36 @@ def _train_there(make: MakeTrainer, told: Any) -> None:
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"score": epoch.score, "loss": epoch.loss}, checkpoint=checkpoint)
         if first:
-            told.put(epoch)
+            messages.put(epoch)
 
 
-def _pass_on(told: Any, watcher: Watcher, problems: list[EmopipeError]) -> None:
-    """Tell the watcher what the workers say, until None comes; collect what they fail with."""
-    while (message := told.get()) is not None:
+def _forward_messages(
+    messages: Any, callback: TrainingCallback, problems: list[EmopipeError]
+) -> None:
+    """Forward the workers' messages to the callback until None arrives; collect errors."""
+    while (message := messages.get()) is not None:
         if isinstance(message, EmopipeError):
             problems.append(message)
         elif isinstance(message, list):
-            watcher.resumed(message)
+            callback.on_resume(message)
         elif isinstance(message, Epoch):
-            watcher.epoch_done(message)
+            callback.on_epoch_end(message)
         else:
-            watcher.stepped(*message)
+            callback.on_step(*message)
 
 
 def _keep_freed_memory() -> None:
-    """Keep what a step frees for the next: faulting it in again is a twentieth of a step and more.
+    """Keep memory that a step frees for the next step, instead of returning it to the system.
 
-    Only GNU's C library has the setting.
+    Page faults otherwise take a twentieth of a step and more. Only GNU's C library has the setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_TRIM_THRESHOLD, _KEPT)
+        mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
+        mallopt(_TRIM_THRESHOLD, _LARGEST_HEAP)
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 

@@ -1,4 +1,4 @@
-"""Pictures of a training: its course, its confusions, its worst mistakes."""
+"""Plots of a training run: its course, confusion matrices, precision and recall, worst mistakes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def curves(history: list[Epoch], path: Path) -> None:
             scores.plot(numbers, values, marker="o", label=name.replace("_", " "))
         best = max((e for e in history if e.best), key=lambda e: e.score, default=None)
         if best:
-            scores.axvline(best.number, color="grey", linestyle=":", label="kept")
+            scores.axvline(best.number, color="grey", linestyle=":", label="selected")
         scores.set(title="validation, averaged weights", xlabel="epoch")
         scores.legend()
         rate.plot(numbers, [e.learning_rate for e in history], marker="o")
@@ -48,7 +48,7 @@ def confusion(counts: NDArray[np.int64], classes: tuple[str, ...], title: str, p
             panels, (counts, shares), ("counts", "shares of the true class"), strict=True
         ):
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-            axes.set(title=kind, xlabel="said", ylabel="truth")
+            axes.set(title=kind, xlabel="predicted", ylabel="truth")
             axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
             axes.set_yticks(range(len(classes)), classes)
             for (row, column), value in np.ndenumerate(values):
@@ -64,7 +64,7 @@ def precision_recall(
     title: str,
     path: Path,
 ) -> None:
-    """Draw precision over recall for each class, as the least probability to say it varies."""
+    """Draw precision over recall for each class, for all thresholds on its probability."""
     with _figure(path, 1, (7, 6)) as (_, (axes,)):
         for index, name in enumerate(classes):
             right = (truth == index)[np.argsort(-probabilities[:, index], kind="stable")]
@@ -87,10 +87,10 @@ def mistakes(
     title: str,
     path: Path,
 ) -> None:
-    """Show the pictures whose true class the network thought least likely."""
-    given_to_truth = probabilities[np.arange(len(truth)), truth]
+    """Show the wrongly classified images whose true class has the lowest probability."""
+    of_truth = probabilities[np.arange(len(truth)), truth]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
-    worst = wrong[np.argsort(given_to_truth[wrong], kind="stable")][:WORST]
+    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:WORST]
     columns = 8
     rows = max(1, -(-len(worst) // columns))
     with _figure(path, columns, (1.6 * columns, 2.05 * rows + 0.6), rows) as (figure, panels):
@@ -98,11 +98,11 @@ def mistakes(
         for axes in panels:
             axes.axis("off")
         for axes, index in zip(panels, worst, strict=False):
-            said = probabilities[index].argmax()
+            predicted = probabilities[index].argmax()
             axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
             axes.set_title(
-                f"said {classes[said]} {probabilities[index, said]:.2f}\n"
-                f"is {classes[truth[index]]} {given_to_truth[index]:.2f}",
+                f"predicted {classes[predicted]} {probabilities[index, predicted]:.2f}\n"
+                f"truth {classes[truth[index]]} {of_truth[index]:.2f}",
                 fontsize=8,
             )
 
@@ -111,8 +111,8 @@ def mistakes(
 def _figure(
     path: Path, columns: int, size: tuple[float, float], rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Give a figure with its panels, row by row, and write it."""
-    # A figure of its own, not pyplot's: nothing global, and no window system is asked for.
+    """Yield a figure and its panels, row by row; write the figure at the end of the block."""
+    # Not pyplot's figure: that is global state and may need a window system.
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     yield figure, list(panels.ravel())

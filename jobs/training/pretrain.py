@@ -1,4 +1,4 @@
-"""A pretraining run: from FER2013 with votes and faces with landmarks to a folder with weights."""
+"""Pretraining runs: from faces with votes and faces with landmarks to a folder with checkpoint."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,78 +9,87 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from emopipe.emonet.checkpoint import Checkpoint, inherited_licence, open_model, random_weights
-from emopipe.emonet.data import fer2013, landmarks68
-from emopipe.emonet.data.fer2013 import FaceSet, Split
+from emopipe.emonet.checkpoint import Checkpoint, inherited_license, open_model, random_weights
+from emopipe.emonet.data import fer2013, landmarks68, splits
+from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.landmarks68 import LandmarkSet
-from emopipe.emonet.evaluation import extremes, landmark_errors_of, of_fer2013
+from emopipe.emonet.data.splits import Split
+from emopipe.emonet.inference import landmark_errors_of, output_range, predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.emonet.metrics import score_dimension
+from emopipe.emonet.metrics import as_json, score_dimension
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
 from emopipe.emonet.training.config import (
     INPUT_SIZE,
     WIDTH,
     Pretraining,
+    TrainingConfig,
     TrainingError,
-    TrainingSettings,
 )
 from emopipe.emonet.training.pretrain import (
-    PICTURE_SIDE,
+    IMAGE_SCALE,
     PretrainingTask,
     class_weights,
     dimensions,
 )
-from emopipe.emonet.training.trainer import Trainer
-from emopipe.jobs.training.launch import OnStep, Place
-from emopipe.jobs.training.report import as_json, dimension_table
-from emopipe.jobs.training.run import Run, carry_out, refuse_to_replace, settings_of
+from emopipe.emonet.training.trainer import Trainer, resolved
+from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.jobs.training.launch import OnStep
+from emopipe.jobs.training.report import dimension_table
+from emopipe.jobs.training.run import Run, check_choices, run_training, settings_of
 
-TERMS = "research use, as FER2013 and the landmark pictures that it was trained on"
+LICENSE = "research use, as FER2013 and the landmark pictures that it was trained on"
 
 SPLIT_SEED = 0
-"""What is held out is the same in every run: one that begins with another's weights must not be
-selected by what that one learnt from."""
+"""The same images are held out in every run: a run that starts from the weights of another must not
+be selected by images that the other was trained on."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run as it is asked for.
+class PretrainJob:
+    """A pretraining run.
 
     Attributes:
         data: FER2013, see `emonet.data.fer2013.read`.
         ferplus: FER+'s votes.
         landmarks: see `emonet.data.landmarks68.read_samples`.
-        skip_bad: leave out bad rows of FER2013.
-        start: name or path of the checkpoint to begin with; None for random weights.
-        width: channels of the hourglasses; None for the start's, or WIDTH.
-        input_size: side of the crops, pixels; None for the start's, or INPUT_SIZE.
-        recipe: what to learn.
-        training: how.
-        place: where.
+        skip_bad: leave out rows of FER2013 that cannot be read.
+        start_model: name or path of the checkpoint to start from; None for random weights.
+        width: channels of the hourglasses; None for the start model's, or WIDTH.
+        input_size: side of the crops, pixels; None for the start model's, or INPUT_SIZE.
+        pretraining: what to learn.
+        training: how to train.
+        compute: where to train.
     """
 
     data: Path
     ferplus: Path
     landmarks: Path
     skip_bad: bool
-    start: str | None
+    start_model: str | None
     width: int | None
     input_size: int | None
-    recipe: Pretraining
-    training: TrainingSettings
-    place: Place
+    pretraining: Pretraining
+    training: TrainingConfig
+    compute: ComputeConfig
+
+    def resolved(self) -> "PretrainJob":
+        """Replace what is left to the machine by its values; see `ComputeConfig.resolved`."""
+        compute = self.compute.resolved()
+        return replace(
+            self, compute=compute, training=resolved(self.training, gpu=bool(compute.gpu))
+        )
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is learnt from, read and divided.
+class TrainingData:
+    """The data of a run, read and divided.
 
     Attributes:
-        faces: pictures with votes.
-        split: what each of them is for.
-        landmarked: pictures with landmarks.
-        landmark_split: rows of them to learn from, and rows of other people to select by.
+        faces: images with votes.
+        split: their use.
+        landmarked: images with landmarks.
+        landmark_split: their rows to train on, and rows of other people to select by.
     """
 
     faces: FaceSet
@@ -89,174 +98,195 @@ class Material:
     landmark_split: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def pretrain(job: Job, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
-    """Train, keep the best weights, judge them and draw what happened.
+def pretrain(
+    job: PretrainJob, out: Path, *, resume: bool, overwrite: bool, console: Console
+) -> None:
+    """Train, save the best weights, evaluate them and draw plots.
 
     Args:
         job: what to do.
-        folder: the run's; made if need be.
-        resume: go on with the run that is there.
+        out: the run's folder; made if missing.
+        resume: continue the run in the folder.
         overwrite: replace it.
-        console: where to show how it goes on, and the closing tables.
+        console: for the progress and the final tables.
 
     Raises:
         EmopipeError: data or folder cannot be used, or training failed.
     """
-    if job.start:
-        refuse_to_replace(job.start, folder, overwrite=overwrite)
+    check_choices(job.start_model, out, resume=resume, overwrite=overwrite)
+    job = job.resolved()
     network, start = _start(job)
-    goal = _goal(job, start)
-    material = _read(job, goal.input_size)
-    faces, split, marked = material.faces, material.split, material.landmarked
+    output = _output_checkpoint(job, start)
+    data = read_data(job, output.input_size)
+    faces, split, landmarked = data.faces, data.split, data.landmarked
     settings = settings_of(
         faces,
         job.training,
-        job.place,
-        landmarks={"source": marked.source, "sha256": marked.sha256, "pictures": len(marked)},
-        network={"width": goal.width, "input_size": goal.input_size},
-        start={"name": start.name, "sha256": start.sha256, "licence": start.licence},
+        job.compute,
+        landmarks={
+            "source": landmarked.source,
+            "sha256": landmarked.sha256,
+            "pictures": len(landmarked),
+        },
+        network={"width": output.width, "input_size": output.input_size},
+        start={"name": start.name, "sha256": start.sha256, "license": start.license},
         split_seed=SPLIT_SEED,
-        recipe=asdict(job.recipe),
+        pretraining=asdict(job.pretraining),
     )
-    goal = replace(goal, made=settings)
-    learning, selecting = material.landmark_split
+    output = replace(output, provenance=settings)
+    training, selecting = data.landmark_split
     run = Run(
-        make=partial(make_trainer, job=job, material=material, network=network, goal=goal),
-        goal=goal,
+        make_trainer=partial(
+            make_trainer, job=job, data=data, network=network, output_checkpoint=output
+        ),
+        output_checkpoint=output,
         faces=faces,
         split=split,
         training=job.training,
-        place=job.place,
+        compute=job.compute,
         about=(
             f"training all of {start.name}",
-            *_contaminated(start, settings),
-            f"{marked.source}: {len(learning):,} pictures to learn from, {len(selecting):,} of "
+            *_contamination(start, settings),
+            f"{landmarked.source}: {len(training):,} images to train on, {len(selecting):,} of "
             f"other people to select by",
         ),
-        class_weights=class_weights(faces.targets[split.train], job.recipe.balance),
-        further=partial(_further, material),
+        class_weights=class_weights(faces.targets[split.train], job.pretraining.balance),
+        further_scores=partial(_further_scores, data),
     )
-    carry_out(run, folder, resume=resume, overwrite=overwrite, console=console)
+    run_training(run, out, resume=resume, overwrite=overwrite, console=console)
 
 
 def make_trainer(
-    on_step: OnStep, *, job: Job, material: Material, network: EmoNet, goal: Checkpoint
+    on_step: OnStep,
+    *,
+    job: PretrainJob,
+    data: TrainingData,
+    network: EmoNet,
+    output_checkpoint: Checkpoint,
 ) -> Trainer:
     """Make the trainer, on the machine where it will run.
 
     Args:
-        on_step: told of each step.
+        on_step: called after each step.
         job: what to do.
-        material: what to learn from.
+        data: what to train on.
         network: to be trained.
-        goal: describes it.
+        output_checkpoint: describes it.
     """
+    training, device = job.training, job.compute.device
     task = PretrainingTask(
-        material.faces,
-        material.split,
-        material.landmarked,
-        material.landmark_split,
-        job.recipe,
-        goal,
-        job.training.batch_size,
-        job.training.seed,
-        job.place.device,
-        job.training.precision,
+        data.faces,
+        data.split,
+        data.landmarked,
+        data.landmark_split,
+        job.pretraining,
+        output_checkpoint,
+        training.batch_size,
+        training.seed,
+        device,
+        training.precision,
     )
-    return Trainer(network, task, job.training, job.place.device, on_step)
+    return Trainer(network, task, training, device, on_step)
 
 
-def _read(job: Job, input_size: int) -> Material:
+def read_data(job: PretrainJob, input_size: int) -> TrainingData:
+    """Read and divide the data; `input_size` is the side of the network's crops, pixels.
+
+    Raises:
+        DataError: a file cannot be read, or holds too little.
+    """
     faces = fer2013.read(job.data, ferplus=job.ferplus, skip_bad=job.skip_bad)
-    marked = landmarks68.read(job.landmarks, round(PICTURE_SIDE * input_size))
-    return Material(
+    landmarked = landmarks68.read(job.landmarks, round(IMAGE_SCALE * input_size))
+    return TrainingData(
         faces,
-        fer2013.split(faces, SPLIT_SEED, "Training"),
-        marked,
-        landmarks68.split(marked, SPLIT_SEED),
+        splits.split(faces, SPLIT_SEED, "Training"),
+        landmarked,
+        landmarks68.split(landmarked, SPLIT_SEED),
     )
 
 
-def _start(job: Job) -> tuple[EmoNet, Checkpoint]:
-    """Return what is to be trained: the weights of --from, or random ones."""
-    if not job.start:
+def _start(job: PretrainJob) -> tuple[EmoNet, Checkpoint]:
+    """The network to be trained: the start model, or one with random weights."""
+    if not job.start_model:
         width = WIDTH if job.width is None else job.width
         size = INPUT_SIZE if job.input_size is None else job.input_size
         try:
             return random_weights(job.training.seed, EMOTIONS_8, width, size)
         except ValueError as error:
-            raise TrainingError(f"--width or --input-size: {error}") from error
-    network, start = open_model(job.start, option="--from")
+            raise TrainingError(f"`width` or `input_size`: {error}") from error
+    network, start = open_model(job.start_model, argument="start_model")
     if start.classes != EMOTIONS_8:
         raise TrainingError(
-            f"--from {job.start} tells {', '.join(start.classes)}: begin with a model of the "
-            f"classes {', '.join(EMOTIONS_8)}, in this order"
+            f"`start_model` {job.start_model} has the classes {', '.join(start.classes)}: start "
+            f"from a model with the classes {', '.join(EMOTIONS_8)}, in this order"
         )
-    for option, asked, its in (
-        ("--width", job.width, start.width),
-        ("--input-size", job.input_size, start.input_size),
+    for argument, asked, its in (
+        ("width", job.width, start.width),
+        ("input_size", job.input_size, start.input_size),
     ):
         if asked not in (None, its):
-            raise TrainingError(f"{option} {asked} is not {its}, that of --from: leave it out")
+            raise TrainingError(
+                f"`{argument}` {asked} is not {its}, that of `start_model`: leave it out"
+            )
     return network, start
 
 
-def _goal(job: Job, start: Checkpoint) -> Checkpoint:
-    """Describe the network that will come of it."""
-    licence, source = TERMS, "emopipe pretrain"
-    if job.start:
+def _output_checkpoint(job: PretrainJob, start: Checkpoint) -> Checkpoint:
+    """Describe the resulting network, without its provenance."""
+    terms, source = LICENSE, "emopipe pretrain"
+    if job.start_model:
         source += f" from {start.name} (SHA-256 {start.sha256})"
-        inherited = inherited_licence(start.licence)
-        licence = inherited if TERMS in inherited else f"{inherited}; {TERMS}"
+        inherited = inherited_license(start.license)
+        terms = inherited if LICENSE in inherited else f"{inherited}; {LICENSE}"
     return replace(
         start,
         name="pretrained",
         crop=fer2013.CROP,
         valence_arousal="derived from expression votes, not annotated",
-        licence=licence,
+        license=terms,
         source=source,
         sha256="",
     )
 
 
-def _contaminated(start: Checkpoint, settings: dict[str, Any]) -> list[str]:
-    """Say that the start model may have learnt from what this run selects by, where it may."""
+def _contamination(start: Checkpoint, settings: dict[str, Any]) -> list[str]:
+    """A note if the start model may have been trained on images that this run selects by."""
     if not start.sha256:
         return []
     held_out = ("data", "landmarks", "split_seed")
-    if all(start.made.get(name) == settings[name] for name in held_out):
+    if all(start.provenance.get(name) == settings[name] for name in held_out):
         return []
     return [
-        f"note: {start.name} may have learnt from the pictures that this run selects and "
+        f"note: {start.name} may have learnt from the images that this run selects and "
         f"calibrates by"
     ]
 
 
-def _further(
-    material: Material, network: EmoNet, predictor: Predictor, console: Console
+def _further_scores(
+    data: TrainingData, network: EmoNet, predictor: Predictor, console: Console
 ) -> dict[str, Any]:
-    """Judge valence, arousal and landmarks, and show that."""
-    faces, split = material.faces, material.split
+    """Evaluate valence, arousal and landmarks; print and return the scores."""
+    faces, split = data.faces, data.split
     scores = {}
-    for test, every in split.tests.items():
-        rows = every[~split.known[test]]
+    for test, all_rows in split.tests.items():
+        rows = all_rows[~split.in_training[test]]
         if not len(rows):
             continue
         truth = dimensions(faces.targets[rows])
         for view, mirror in (("plain", False), ("mirror", True)):
-            said = of_fer2013(predictor, faces.images[rows], mirror=mirror)
+            prediction = predict_fer2013(predictor, faces.images[rows], mirror=mirror)
             for i, name in enumerate(("valence", "arousal")):
                 scores[f"{test}, {name}, {view}"] = score_dimension(
-                    getattr(said, name), truth[:, i]
+                    getattr(prediction, name), truth[:, i]
                 )
-    judged = np.concatenate(list(split.tests.values()))
-    low, high = extremes(network, faces.images[judged], predictor.checkpoint.input_size)
-    errors = landmark_errors_of(predictor, material.landmarked, material.landmark_split[1])
-    console.print("\nvalence and arousal against what the votes stand for, copies left out:")
+    tested = np.concatenate(list(split.tests.values()))
+    low, high = output_range(network, faces.images[tested], predictor.checkpoint.input_size)
+    errors = landmark_errors_of(predictor, data.landmarked, data.landmark_split[1])
+    console.print("\nvalence and arousal against those derived from the votes, copies left out:")
     console.print(dimension_table(scores))
     console.print(
         f"before clamping they lie in [{low:.2f}, {high:.2f}]\n"
-        f"landmarks of {len(errors)} pictures of held-out people: mean error {errors.mean():.2%} "
+        f"landmarks of {len(errors)} images of held-out people: mean error {errors.mean():.2%} "
         f"of the distance between the outer eye corners, 95th percentile "
         f"{np.percentile(errors, 95):.2%}",
         highlight=False,

@@ -1,28 +1,76 @@
-"""Scores as a person reads them and as a program does."""
+"""Tables of scores for the terminal."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
-from emopipe.emonet.data.fer2013 import FaceSet
-from emopipe.emonet.evaluation import Judged
+from emopipe.emonet.evaluation import Evaluation, FER2013Report, ImageReport, VideoReport
 from emopipe.emonet.metrics import DimensionScores, ExpressionScores
 
-
-def about_bad(faces: FaceSet) -> list[str]:
-    """Say how many rows were left out, if any."""
-    return [f"{len(faces.skipped)} bad rows left out"] if faces.skipped else []
+Report = FER2013Report | ImageReport | VideoReport
+Part = str | Table
 
 
-def summary_table(judged: list[Judged]) -> Table:
-    """One row a way of judging."""
+def show(report: Report, console: Console) -> None:
+    """Print a report's notes and tables."""
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    print_parts(report_tables(report), console)
+
+
+def print_parts(parts: Iterable[Part], console: Console) -> None:
+    """Print tables and the lines between them."""
+    for part in parts:
+        console.print(part, highlight=False)
+
+
+def report_tables(report: Report) -> list[Part]:
+    """A report's tables and the lines between them."""
+    if isinstance(report, FER2013Report):
+        return score_tables(report.evaluations, confusion=True)
+    if isinstance(report, VideoReport):
+        return [dimension_table(report.dimensions)]
+    parts: list[Part] = [f"{report.images:,} of {report.given:,} images"]
+    if scores := report.expressions:
+        accuracies = ", ".join(f"{view} {one.accuracy:.3f}" for view, one in scores.items())
+        parts += [
+            f"accuracy: {accuracies}",
+            class_table(scores["plain"], report.classes, scores["mirror"]),
+            confusion_table(scores["mirror"].confusion, report.classes),
+        ]
+    if report.dimensions:
+        parts.append(dimension_table(report.dimensions))
+    return parts
+
+
+def score_tables(evaluations: Sequence[Evaluation], *, confusion: bool = False) -> list[Part]:
+    """Tables of evaluations on FER2013, and the lines between them.
+
+    Args:
+        evaluations: of one or several tests.
+        confusion: whether to add each test's confusion matrix.
+    """
+    parts: list[Part] = [summary_table(evaluations)]
+    for test in dict.fromkeys(one.test for one in evaluations):
+        # The last two are without copies, where there are any.
+        plain, mirrored = [one for one in evaluations if one.test == test][-2:]
+        parts.append(f"\n{test}{', copies left out' if plain.without_copies else ''}:")
+        parts.append(class_table(plain.scores, plain.classes, mirrored.scores))
+        if confusion:
+            parts.append(confusion_table(mirrored.scores.confusion, plain.classes))
+    return parts
+
+
+def summary_table(evaluations: Sequence[Evaluation]) -> Table:
+    """One row per evaluation."""
     table = Table(
-        *("test", "pictures", "mirror", "accuracy", "macro F1", "weighted F1", "ECE"),
+        *("test", "images", "mirror", "accuracy", "macro F1", "weighted F1", "ECE"),
         box=None,
         pad_edge=False,
     )
-    for one in judged:
+    for one in evaluations:
         s = one.scores
         figures = (s.accuracy, s.macro_f1, s.weighted_f1, s.calibration_error)
         table.add_row(
@@ -35,61 +83,33 @@ def summary_table(judged: list[Judged]) -> Table:
 
 
 def class_table(
-    plain: ExpressionScores, classes: tuple[str, ...], mirrored: ExpressionScores | None = None
+    plain: ExpressionScores, classes: tuple[str, ...], mirrored: ExpressionScores
 ) -> Table:
-    """One row a class; with mirror averaging in further columns."""
-    shown = [plain] if mirrored is None else [plain, mirrored]
+    """One row per class, with the scores of both views."""
     names = ("precision", "recall", "F1")
-    headings = [*names, *(f"{name}, mirror" for name in names)][: 3 * len(shown)]
-    table = Table("class", "pictures", *headings, box=None, pad_edge=False)
+    headings = [*names, *(f"{name}, mirror" for name in names)]
+    table = Table("class", "images", *headings, box=None, pad_edge=False)
     for i, name in enumerate(classes):
-        figures = [figure[i] for s in shown for figure in (s.precision, s.recall, s.f1)]
+        figures = [f[i] for s in (plain, mirrored) for f in (s.precision, s.recall, s.f1)]
         table.add_row(name, f"{plain.confusion[i].sum():,}", *map(_figure, figures))
     return table
 
 
 def confusion_table(counts: np.ndarray, classes: tuple[str, ...]) -> Table:
-    """Counts, truth in rows and answers in columns."""
-    table = Table("truth \\ said", *classes, box=None, pad_edge=False)
+    """Counts, one row per true class and one column per predicted class."""
+    table = Table("truth \\ predicted", *classes, box=None, pad_edge=False)
     for name, row in zip(classes, counts, strict=True):
         table.add_row(name, *(f"{count:,}" for count in row))
     return table
 
 
 def dimension_table(scores: dict[str, DimensionScores]) -> Table:
-    """One row a dimension, named by the caller."""
+    """One row per dimension, with the names given by the caller."""
     table = Table("", "samples", "CCC", "PCC", "RMSE", "SAGR", box=None, pad_edge=False)
     for name, s in scores.items():
         figures = (s.ccc, s.pcc, s.rmse, s.sagr)
         table.add_row(name, f"{s.samples:,}", *map(_figure, figures))
     return table
-
-
-def as_json(scores: ExpressionScores | DimensionScores) -> dict[str, Any]:
-    """Plain lists and numbers; what is undefined is null."""
-    return {name: _plain(value) for name, value in vars(scores).items()}
-
-
-def judged_as_json(judged: list[Judged]) -> list[dict[str, Any]]:
-    """All ways of judging."""
-    return [
-        {
-            "test": one.test,
-            "without_copies": one.without_copies,
-            "mirror": one.mirror,
-            "classes": list(one.classes),
-            **as_json(one.scores),
-        }
-        for one in judged
-    ]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_plain(one) for one in value.tolist()]
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if value != value else value
 
 
 def _figure(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a training run: what decides it, how it goes on, what it leaves."""
+"""A training run and its folder: settings, progress, checkpoint, scores and plots."""
 
 import copy
 import json
@@ -17,18 +17,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emopipe.emonet import checkpoint as checkpoints
 from emopipe.emonet.checkpoint import Checkpoint
-from emopipe.emonet.data.fer2013 import FaceSet, Split
-from emopipe.emonet.evaluation import Judged, judge, of_fer2013
-from emopipe.emonet.files import appearing_whole
+from emopipe.emonet.data.fer2013 import FaceSet
+from emopipe.emonet.data.splits import Split
+from emopipe.emonet.evaluation import Evaluation, evaluate
+from emopipe.emonet.files import atomic_write
+from emopipe.emonet.inference import predict_fer2013
 from emopipe.emonet.metrics import confusion
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.predictor import Predictor, resolve_device, resolve_precision
-from emopipe.emonet.training import calibration
-from emopipe.emonet.training.config import TrainingError, TrainingSettings
+from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.training.calibration import Calibration, fit, fold
+from emopipe.emonet.training.config import TrainingConfig, TrainingError
 from emopipe.emonet.training.trainer import Epoch
 from emopipe.jobs.training import plots
-from emopipe.jobs.training.launch import MakeTrainer, Place, train
-from emopipe.jobs.training.report import about_bad, class_table, judged_as_json, summary_table
+from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.jobs.training.launch import MakeTrainer, train
+from emopipe.jobs.training.report import print_parts, score_tables
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
@@ -37,84 +40,75 @@ SETTINGS = "settings.json"
 PLOTS = "plots"
 
 
-def prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+def prepare(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Make the run's folder, or check that the run in it is this one.
 
     Raises:
-        TrainingError: it holds another run, or one that is neither to be resumed nor replaced, or
+        TrainingError: it holds another run, or one that is neither resumed nor overwritten, or it
             cannot be written.
     """
     try:
-        _prepare(folder, settings, resume=resume, overwrite=overwrite)
+        _prepare(out, settings, resume=resume, overwrite=overwrite)
     except OSError as error:
         raise TrainingError(
-            f"{folder} cannot be the run's folder ({error.strerror}): name another --out"
+            f"{out} cannot be the run's folder ({error.strerror}): name another `out`"
         ) from error
 
 
-def _prepare(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    path = folder / SETTINGS
+def _prepare(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    path = out / SETTINGS
     if path.exists() and overwrite:
-        shutil.rmtree(folder)
+        shutil.rmtree(out)
     if not path.exists():
         if resume:
-            raise TrainingError(f"--resume: there is no run in {folder}")
-        if folder.exists() and any(folder.iterdir()):
-            raise TrainingError(f"{folder} holds something else than a run: name another --out")
-        folder.mkdir(parents=True, exist_ok=True)
+            raise TrainingError(f"`resume`: there is no run in {out}")
+        if out.exists() and any(out.iterdir()):
+            raise TrainingError(f"{out} holds something else than a run: name another `out`")
+        out.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
     if not resume:
-        raise TrainingError(
-            f"{folder} holds a run: --resume goes on with it, --overwrite replaces it"
-        )
+        raise TrainingError(f"{out} holds a run: `resume` continues it, `overwrite` replaces it")
     begun = json.loads(path.read_text(encoding="utf-8"))
     every = {**begun, **settings}
     if differing := [key for key in every if begun.get(key) != settings.get(key)]:
         raise TrainingError(
-            f"the run in {folder} was begun with another {' and another '.join(differing)} "
-            f"(see {path}): go on with the same, or begin anew with --overwrite"
+            f"the run in {out} was begun with another {' and another '.join(differing)} "
+            f"(see {path}): continue with the same, or begin again with `overwrite`"
         )
 
 
-def refuse_to_replace(start: str, folder: Path, *, overwrite: bool) -> None:
-    """See that a run does not remove the weights that it is to begin with.
+def check_choices(start_model: str | None, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Check that a run is not both resumed and overwritten, and does not delete its start model.
 
     Raises:
         TrainingError: it would.
     """
-    if overwrite and Path(start).resolve().is_relative_to(folder.resolve()):
+    if resume and overwrite:
+        raise TrainingError("`resume` continues a run, `overwrite` replaces it: choose one")
+    if overwrite and start_model and Path(start_model).resolve().is_relative_to(out.resolve()):
         raise TrainingError(
-            f"--from {start} lies in the run's folder, which --overwrite replaces: name another "
-            f"--out"
+            f"`start_model` {start_model} lies in the run's folder, which `overwrite` replaces: "
+            f"name another `out`"
         )
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is whole or not there."""
-    with appearing_whole(path) as growing:
-        growing.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Write a JSON file that is complete or not there."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def training_precision(precision: str, *, gpu: bool) -> str:
-    """Turn "auto" into what is fast and safe to train in where the network will be."""
-    if precision != "auto":
-        return precision
-    # GPUs that train are of the last years; float16 would need its loss scaled.
-    native = "bfloat16" if gpu else resolve_precision("auto", resolve_device("cpu"))
-    return native if native == "bfloat16" else "float32"
+class TrainingProgress:
+    """Shows progress, as a bar on a terminal, else as a line per epoch, and writes metrics.csv.
 
-
-class Shown:
-    """Shows a training on a terminal as a bar, elsewhere as a line an epoch; keeps metrics.csv.
-
-    A context manager and a `jobs.training.launch.Watcher`.
+    A context manager and a `jobs.training.launch.TrainingCallback`.
     """
 
-    def __init__(self, console: Console, training: TrainingSettings, metrics: Path) -> None:
+    def __init__(self, console: Console, epochs: int, metrics: Path) -> None:
         self._console = console
         self._metrics = metrics
-        self._epochs = training.epochs
+        self._epochs = epochs
         self._history: list[Epoch] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -125,33 +119,33 @@ class Shown:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
-        self._said = ""
+        self._accuracy = ""
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def resumed(self, history: list[Epoch]) -> None:
-        """Take the epochs that an earlier run did."""
+    def on_resume(self, history: list[Epoch]) -> None:
+        """Take over the epochs of an earlier run."""
         self._history = list(history)
 
-    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         """Move the bar."""
         self._bar.update(
             self._task,
             total=self._epochs * steps,
             completed=(epoch - 1) * steps + step,
-            description=f"epoch {epoch}/{self._epochs} · loss {loss:.3f}{self._said}",
+            description=f"epoch {epoch}/{self._epochs} · loss {loss:.3f}{self._accuracy}",
         )
 
-    def epoch_done(self, epoch: Epoch) -> None:
-        """Keep its metrics and say how it went."""
+    def on_epoch_end(self, epoch: Epoch) -> None:
+        """Write the metrics and print a line."""
         self._history.append(epoch)
         _write_metrics(self._history, self._metrics)
-        self._said = f" · accuracy {epoch.scores['accuracy']:.3f}"
+        self._accuracy = f" · accuracy {epoch.scores['accuracy']:.3f}"
         figures = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in epoch.scores.items())
         self._console.print(
             f"epoch {epoch.number}/{self._epochs}: loss {epoch.loss:.3f}, {figures}"
@@ -167,36 +161,37 @@ class Run:
     """A training run, ready to begin.
 
     Attributes:
-        make: makes the trainer where it will run, given what to tell of each step.
-        goal: describes the network that comes of it; its `made` is all that decides the result.
-        faces: the pictures.
-        split: what each is for.
-        training: how.
-        place: where.
-        about: what is trained, and on what else, in sentences.
-        class_weights: (classes,) float32 that the loss is weighted with, or None.
-        further: gives further scores of the network, and shows them.
+        make_trainer: makes the trainer where it will run, given its `on_step`.
+        output_checkpoint: describes the resulting network; its `provenance` is all settings that
+            determine the result.
+        faces: the images.
+        split: their use.
+        training: how to train.
+        compute: where to train.
+        about: what is trained, and on what further data, in sentences.
+        class_weights: (classes,) float32, weights of the classes in the loss, or None.
+        further_scores: evaluates the network further, prints the scores and returns them.
     """
 
-    make: MakeTrainer
-    goal: Checkpoint
+    make_trainer: MakeTrainer
+    output_checkpoint: Checkpoint
     faces: FaceSet
     split: Split
-    training: TrainingSettings
-    place: Place
+    training: TrainingConfig
+    compute: ComputeConfig
     about: tuple[str, ...]
     class_weights: NDArray[np.float32] | None = None
-    further: Callable[[EmoNet, Predictor, Console], dict[str, Any]] | None = None
+    further_scores: Callable[[EmoNet, Predictor, Console], dict[str, Any]] | None = None
 
 
 def settings_of(
-    faces: FaceSet, training: TrainingSettings, place: Place, **particular: Any
+    faces: FaceSet, training: TrainingConfig, compute: ComputeConfig, **particular: Any
 ) -> dict[str, Any]:
-    """All that is chosen of a run, as JSON has it.
+    """All settings of a run that determine its result, as JSON has them.
 
-    The number of CPUs and the device are not: they change a result in its last digits alone.
+    The number of CPUs and the device are left out: they only change the last digits.
     """
-    decisive = {
+    settings = {
         "emopipe": version("emopipe"),
         "data": {
             "source": faces.source,
@@ -206,86 +201,93 @@ def settings_of(
         },
         **particular,
         "training": asdict(training),
-        "workers": place.workers,
-        "local": place.local,
+        "workers": compute.workers,
+        "local": compute.local,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(decisive))
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
 
-def carry_out(run: Run, folder: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
-    """Train, keep the best weights, judge them and draw what happened.
+def run_training(run: Run, out: Path, *, resume: bool, overwrite: bool, console: Console) -> None:
+    """Train, save the best weights, evaluate them and draw plots.
 
     Args:
         run: what to do.
-        folder: the run's; made if need be.
-        resume: go on with the run that is there.
+        out: the run's folder; made if missing.
+        resume: continue the run in the folder.
         overwrite: replace it.
-        console: where to show how it goes on, and the closing tables.
+        console: for the progress and the final tables.
 
     Raises:
         EmopipeError: the folder cannot be used, or training failed.
     """
-    prepare(folder, run.goal.made, resume=resume, overwrite=overwrite)
+    output = run.output_checkpoint
+    prepare(out, output.provenance, resume=resume, overwrite=overwrite)
     tests = ", ".join(f"{name} {len(rows):,}" for name, rows in run.split.tests.items())
-    notes = [*run.split.notes, *about_bad(run.faces)]
+    notes = [*run.split.notes, *run.faces.notes]
     lines = (
-        f"{run.faces.source}: {len(run.split.train):,} pictures to learn from, "
-        f"{len(run.split.validation):,} to select by; judged by {tests}",
+        f"{run.faces.source}: {len(run.split.train):,} images to train on, "
+        f"{len(run.split.validation):,} to select by; tested on {tests}",
         *(f"note: {note}" for note in notes),
         *run.about,
-        f"width {run.goal.width}, {run.goal.input_size} px, {run.training.precision}, "
-        f"{run.place.workers} × {run.training.batch_size} a step",
+        f"width {output.width}, {output.input_size} px, {run.training.precision}, "
+        f"{run.compute.workers} × {run.training.batch_size} per step",
     )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    with Shown(console, run.training, folder / METRICS) as shown:
-        state = train(run.make, folder, run.place, shown)
-    _finish(run, state, notes, folder, console)
+    with TrainingProgress(console, run.training.epochs, out / METRICS) as progress:
+        state = train(run.make_trainer, out, run.compute, progress)
+    _finish(run, state, notes, out, console)
 
 
-def _finish(
-    run: Run, state: dict[str, Any], notes: list[str], folder: Path, console: Console
-) -> None:
-    """Calibrate the best weights, keep them, judge them, draw what happened, and show it."""
+def _finish(run: Run, state: dict[str, Any], notes: list[str], out: Path, console: Console) -> None:
+    """Calibrate the best weights, save and evaluate them, draw plots, print the scores."""
     if not state["best"]:
-        raise TrainingError(f"no epoch of the run in {folder} had a score that is a number")
-    goal, faces, split = run.goal, run.faces, run.split
-    network = EmoNet(len(goal.classes), goal.width)
+        raise TrainingError(f"no epoch of the run in {out} had a finite score")
+    output, faces, split = run.output_checkpoint, run.faces, run.split
+    network = EmoNet(len(output.classes), output.width)
     network.load_state_dict(state["best"])
-    selecting = of_fer2013(
-        Predictor(copy.deepcopy(network), goal, "auto", "float32"),
-        faces.images[split.validation],
-        mirror=False,
-    ).probabilities
-    fitted = calibration.fit(selecting, faces.labels[split.validation], run.class_weights)
-    calibration.fold(fitted, network)
-    # Judged is what will be loaded, in half precision.
-    checkpoints.save(network, goal, folder / BEST)
-    network, _ = checkpoints.load(folder / BEST)
-    predictor = Predictor(network, goal, "auto", "float32")
-    judged = judge(predictor, faces, split.tests, split.known)
+    calibration = _calibrate(network, run)
+    # The evaluated weights are those that will be loaded, in half precision.
+    checkpoints.save(network, output, out / BEST)
+    network, _ = checkpoints.load(out / BEST)
+    predictor = Predictor(network, output, "auto", "float32")
+    evaluations = evaluate(predictor, faces, split.tests, split.in_training)
     history = [Epoch(**epoch) for epoch in state["history"]]
-    kept = max((e for e in history if e.best), key=lambda e: e.score)
+    best = max((e for e in history if e.best), key=lambda e: e.score)
     scores = {
-        "kept_epoch": kept.number,
-        "validation": kept.scores,
-        "temperature": fitted.temperature,
-        "offsets": dict(zip(goal.classes, fitted.offsets.tolist(), strict=True)),
+        "kept_epoch": best.number,
+        "validation": best.scores,
+        "temperature": calibration.temperature,
+        "offsets": dict(zip(output.classes, calibration.offsets.tolist(), strict=True)),
         "notes": notes,
-        **(run.further(network, predictor, console) if run.further else {}),
-        "judged": judged_as_json(judged),
+        **(run.further_scores(network, predictor, console) if run.further_scores else {}),
+        "judged": [one.as_json() for one in evaluations],
     }
-    short = {**scores, "judged": [_short(one) for one in judged]}
-    checkpoints.save(network, replace(goal, made={**goal.made, "scores": short}), folder / BEST)
-    write_json(folder / SCORES, scores)
-    _write_metrics(history, folder / METRICS)
-    _draw(folder / PLOTS, history, predictor, faces, split)
-    _show(console, folder, judged, kept)
+    summary = {**scores, "judged": [_summary(one) for one in evaluations]}
+    provenance = {**output.provenance, "scores": summary}
+    checkpoints.save(network, replace(output, provenance=provenance), out / BEST)
+    write_json(out / SCORES, scores)
+    _write_metrics(history, out / METRICS)
+    _draw(out / PLOTS, history, predictor, faces, split)
+    _show(console, out, evaluations, best)
 
 
-def _short(one: Judged) -> dict[str, Any]:
-    """The scores that go into the checkpoint."""
+def _calibrate(network: EmoNet, run: Run) -> Calibration:
+    """Calibrate a network, in place, by its predictions for the validation images."""
+    rows = run.split.validation
+    prediction = predict_fer2013(
+        Predictor(copy.deepcopy(network), run.output_checkpoint, "auto", "float32"),
+        run.faces.images[rows],
+        mirror=False,
+    )
+    calibration = fit(prediction.probabilities, run.faces.labels[rows], run.class_weights)
+    fold(calibration, network)
+    return calibration
+
+
+def _summary(one: Evaluation) -> dict[str, Any]:
+    """The scores of an evaluation that the checkpoint records."""
     return {
         "test": one.test,
         "pictures": one.scores.samples,
@@ -299,36 +301,34 @@ def _short(one: Judged) -> dict[str, Any]:
 
 
 def _draw(
-    drawn: Path, history: list[Epoch], predictor: Predictor, faces: FaceSet, split: Split
+    folder: Path, history: list[Epoch], predictor: Predictor, faces: FaceSet, split: Split
 ) -> None:
-    """Draw the course of the training, and the answers to each test without copies, mirrored."""
-    drawn.mkdir(exist_ok=True)
-    plots.curves(history, drawn / "curves.png")
+    """Draw the training's course, and the mirrored predictions for each test without copies."""
+    folder.mkdir(exist_ok=True)
+    plots.curves(history, folder / "curves.png")
     classes = faces.classes
-    for test, every in split.tests.items():
-        rows = every[~split.known[test]]
+    for test, all_rows in split.tests.items():
+        rows = all_rows[~split.in_training[test]]
         if not len(rows):
             continue
-        truth = faces.labels[rows]
-        said = of_fer2013(predictor, faces.images[rows], mirror=True).probabilities
-        title = f"{test}, {len(rows):,} pictures, mirror averaging"
-        name = test.replace(" ", "_")
-        counts = confusion(truth, said.argmax(axis=1), len(classes))
-        plots.confusion(counts, classes, title, drawn / f"confusion_{name}.png")
-        plots.precision_recall(said, truth, classes, title, drawn / f"precision_recall_{name}.png")
-        images, path = faces.images[rows], drawn / f"mistakes_{name}.png"
-        plots.mistakes(images, said, truth, classes, title, path)
+        images, truth = faces.images[rows], faces.labels[rows]
+        predicted = predict_fer2013(predictor, images, mirror=True).probabilities
+        title = f"{test}, {len(rows):,} images, mirror averaging"
+        counts = confusion(truth, predicted.argmax(axis=1), len(classes))
+        confusions, curves, mistakes = (
+            folder / f"{kind}_{test.replace(' ', '_')}.png"
+            for kind in ("confusion", "precision_recall", "mistakes")
+        )
+        plots.confusion(counts, classes, title, confusions)
+        plots.precision_recall(predicted, truth, classes, title, curves)
+        plots.mistakes(images, predicted, truth, classes, title, mistakes)
 
 
-def _show(console: Console, folder: Path, judged: list[Judged], kept: Epoch) -> None:
-    console.print(f"kept: epoch {kept.number}")
-    console.print(summary_table(judged))
-    for test in dict.fromkeys(one.test for one in judged):
-        plain, mirrored = [one for one in judged if one.test == test][-2:]
-        console.print(f"\n{test}{', copies left out' if plain.without_copies else ''}:")
-        console.print(class_table(plain.scores, plain.classes, mirrored.scores))
+def _show(console: Console, out: Path, evaluations: list[Evaluation], best: Epoch) -> None:
+    console.print(f"kept: epoch {best.number}")
+    print_parts(score_tables(evaluations), console)
     console.print(
-        f"\n{folder / BEST} is ready: emopipe analyze VIDEOS --model {folder / BEST}",
+        f"\n{out / BEST} is ready: emopipe analyze VIDEOS --model {out / BEST}",
         highlight=False,
         soft_wrap=True,
     )
@@ -347,5 +347,5 @@ def _write_metrics(history: list[Epoch], path: Path) -> None:
         }
         for epoch in history
     ]
-    with appearing_whole(path) as growing:
-        pd.DataFrame(rows).to_csv(growing, index=False)
+    with atomic_write(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)

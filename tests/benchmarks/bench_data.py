@@ -1,6 +1,6 @@
-"""`make bench-data`: what share of a training step goes into reading and augmenting, on this CPU.
+"""`make bench-data`: share of a training step spent on reading and augmenting, on this CPU.
 
-Takes the FER2013 file named on the command line, else one with pictures made here.
+Uses the FER2013 file named on the command line, else one with generated images.
 """
 
 import sys
@@ -13,13 +13,12 @@ import torch
 from made_fer2013 import write_csv
 
 from emopipe.emonet.checkpoint import open_model
-from emopipe.emonet.data import fer2013
-from emopipe.emonet.training.config import PARTS, FineTuning, TrainingSettings
-from emopipe.emonet.training.finetune import FineTuningTask, begin
-from emopipe.emonet.training.trainer import Trainer
-from emopipe.jobs.training.run import training_precision
+from emopipe.emonet.data import fer2013, splits
+from emopipe.emonet.training.config import PARTS, FineTuning, TrainingConfig
+from emopipe.emonet.training.finetune import FineTuningTask, initial_network
+from emopipe.emonet.training.trainer import Trainer, resolved
 
-PICTURES = 1000
+IMAGES = 1000
 SHARE_ALLOWED = 0.15
 
 
@@ -27,30 +26,29 @@ def main() -> None:
     """Measure reading, then an epoch for each choice of what is trained."""
     with tempfile.TemporaryDirectory() as folder:
         given = [Path(argument) for argument in sys.argv[1:]]
-        path = given[0] if given else write_csv(Path(folder) / "fer2013.csv", PICTURES)
+        path = given[0] if given else write_csv(Path(folder) / "fer2013.csv", IMAGES)
         megabytes = path.stat().st_size / 1e6
         for how in ("first reading", "from the cache"):
             began = time.perf_counter()
             faces = fer2013.read(path)
             print(f"{how}: {megabytes:.0f} MB in {time.perf_counter() - began:.2f} s")
-    split = fer2013.split(faces, seed=0)
-    split = replace(split, train=split.train[:PICTURES], validation=split.validation[:64])
+    split = splits.split(faces, seed=0)
+    split = replace(split, train=split.train[:IMAGES], validation=split.validation[:64])
     shares = [_share(faces, split, trained) for trained in PARTS]
     if max(shares) > SHARE_ALLOWED:
-        sys.exit(f"more than {SHARE_ALLOWED:.0%} of a step goes into data")
+        sys.exit(f"more than {SHARE_ALLOWED:.0%} of a step is spent on data")
 
 
-def _share(faces: fer2013.FaceSet, split: fer2013.Split, trained: str) -> float:
-    """The share of the steps' time that batches took in an epoch."""
+def _share(faces: fer2013.FaceSet, split: splits.Split, trained: str) -> float:
+    """Share of an epoch's time spent on making batches."""
     start, described = open_model("emonet-lite")
-    cpu, precision = torch.device("cpu"), training_precision("auto", gpu=False)
-    settings = TrainingSettings(epochs=2, precision=precision)
-    network = begin(start, described.classes, faces.classes, trained, seed=0)
-    goal = replace(described, classes=faces.classes)
-    tuning = FineTuning(trained=trained)
-    task = FineTuningTask(faces, split, tuning, start, goal, settings.batch_size, 0, cpu, precision)
+    cpu, config = torch.device("cpu"), resolved(TrainingConfig(epochs=2), gpu=False)
+    network = initial_network(start, described.classes, faces.classes, trained, seed=0)
+    output, tuning = replace(described, classes=faces.classes), FineTuning(trained=trained)
+    batch_size, precision = config.batch_size, config.precision
+    task = FineTuningTask(faces, split, tuning, start, output, batch_size, 0, cpu, precision)
     # The first epoch warms up.
-    *_, epoch = Trainer(network, task, settings, cpu).epochs()
+    *_, epoch = Trainer(network, task, config, cpu).epochs()
     print(
         f"training {trained} in {precision}: {epoch.samples_per_second:.0f} images/s, "
         f"data {epoch.data_share:.1%} of a step"

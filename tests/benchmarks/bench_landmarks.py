@@ -1,6 +1,6 @@
-"""`make bench-landmarks`: a model's points: how far off by decoder, how still on a still face.
+"""`make bench-landmarks`: a model's landmark errors by decoder, and their jitter on a still face.
 
-python tests/bench_landmarks.py SHARED [MODEL]
+python tests/benchmarks/bench_landmarks.py SHARED [MODEL]
 """
 
 import itertools
@@ -16,12 +16,12 @@ from torch import Tensor
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.data import landmarks68
 from emopipe.emonet.labels import OUTER_EYE_CORNERS
-from emopipe.emonet.landmarks import peaks
+from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.metrics import landmark_errors
 from emopipe.emonet.model import STRIDE
-from emopipe.emonet.training.augmentation import DRAWS
+from emopipe.emonet.training.augmentation import N_RANDOM_PARAMS
 from emopipe.emonet.training.config import NONE
-from emopipe.emonet.training.pretrain import PICTURE_SIDE
+from emopipe.emonet.training.pretrain import IMAGE_SCALE
 from emopipe.jobs.training.pretrain import SPLIT_SEED
 from emopipe.pipeline.local import analyze
 from emopipe.pipeline.settings import DEFAULT_MODEL
@@ -35,32 +35,32 @@ def main() -> None:
     shared = Path(sys.argv[1])
     model = sys.argv[2] if len(sys.argv) > 2 else DEFAULT_MODEL
     heatmaps, points = held_out(shared / "data" / "landmarks68" / "landmarks68.parquet", model)
-    print(f"{model}, {len(points)} pictures of held-out people, {heatmaps.shape[-1]} cells a side")
+    print(f"{model}, {len(points)} images of held-out people, {heatmaps.shape[-1]} cells a side")
     for name, decode in DECODERS.items():
         errors = landmark_errors(decode(heatmaps).numpy(), points.numpy())
         print(f"  {name:28}{errors.mean():7.2%}  95th percentile {np.percentile(errors, 95):.2%}")
-    steadiness(shared / "data" / "videos" / CLIP, model)
+    jitter(shared / "data" / "videos" / CLIP, model)
 
 
 @torch.inference_mode()
 def held_out(path: Path, model: str) -> tuple[Tensor, Tensor]:
     """Heatmaps of held-out people's crops, and their points in crop pixels."""
     network, described = open_model(model)
-    faces = landmarks68.read(path, round(PICTURE_SIDE * described.input_size))
-    # Those that the model was not trained on, if it is one of `emopipe pretrain`.
+    faces = landmarks68.read(path, round(IMAGE_SCALE * described.input_size))
+    # Images that the model was not trained on, if `emopipe pretrain` made it.
     _, rows = landmarks68.split(faces, SPLIT_SEED)
-    unmoved = torch.zeros(len(rows), DRAWS)
-    crops, points = faces.seen(rows, described.crop, described.input_size, unmoved, NONE)
+    params = torch.zeros(len(rows), N_RANDOM_PARAMS)
+    crops, points = faces.augmented(rows, described.crop, described.input_size, params, NONE)
     return torch.cat([network.eval()(some).heatmaps for some in crops.split(64)]), points
 
 
 def quarter_cell(heatmaps: Tensor) -> Tensor:
-    """The arg-max, moved a quarter of a cell towards the higher neighbour on each axis."""
+    """The arg-max, shifted a quarter of a cell towards the higher neighbour on each axis."""
     return _beside(heatmaps, lambda low, _, high: 0.25 * (high - low).sign())
 
 
 def fitted_gaussian(heatmaps: Tensor) -> Tensor:
-    """The top of the Gaussian through the arg-max and its neighbours on each axis."""
+    """The centre of the Gaussian through the arg-max and its neighbours on each axis."""
 
     def top(low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
         low, middle, high = (value.clamp(min=1e-6).log() for value in (low, middle, high))
@@ -90,7 +90,7 @@ def centroid(radius: int) -> Callable[[Tensor], Tensor]:
 
 
 def _beside(heatmaps: Tensor, offset: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """The arg-max moved on each axis by what its two neighbours there say; none at the border."""
+    """The arg-max, shifted on each axis according to its two neighbours; not at the border."""
     n, k, rows, columns = heatmaps.shape
     index = heatmaps.flatten(2).argmax(dim=2)
     row, column = index // columns, index % columns
@@ -113,7 +113,7 @@ def _beside(heatmaps: Tensor, offset: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "in use: centroid, radius 2": lambda heatmaps: peaks(heatmaps)[0],
+    "in use: centroid, radius 2": lambda heatmaps: decode_heatmaps(heatmaps)[0],
     "quarter-cell shift": quarter_cell,
     "centroid, radius 1": centroid(1),
     "centroid, radius 3": centroid(3),
@@ -121,31 +121,32 @@ DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def steadiness(clip: Path, model: str) -> None:
-    """Print how far points move, and which emotions are said, where the face moves least."""
+def jitter(clip: Path, model: str) -> None:
+    """Print how far points move where the face moves least, and how often the emotion changes."""
     results = analyze(clip, model=model)
     if results.landmarks is None:
         raise ValueError("the results hold no landmarks")
     steps = moved(results.landmarks.astype(np.float64))
-    # Still is where the detector's box keeps its place: it does not ask the network.
+    # Stillness is measured on the detector's boxes, which do not depend on the network.
     boxes = results.rows[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
     unrest = np.abs(np.diff(boxes, axis=0)).sum(axis=1)
     starts = range(len(steps) - STILL + 2)
     first = min(starts, key=lambda i: unrest[i : i + STILL - 1].max())
     still = steps[first : first + STILL - 1]
-    said = results.rows["emotion"].to_list()
-    changes = sum(a != b for a, b in itertools.pairwise(said))
+    emotions = results.rows["emotion"].to_list()
+    changes = sum(a != b for a, b in itertools.pairwise(emotions))
     print(
         f"{clip.name}: mean point step between neighbouring frames over the distance of the outer "
-        f"eye corners: median of all {len(said)} frames {np.median(steps):.2%}; frames {first} to "
-        f"{first + STILL - 1}, where the box is stillest: mean {still.mean():.2%}, largest "
-        f"{still.max():.2%}\nthe emotion changes {changes} times in {len(said)} frames: "
-        f"{', '.join(f'{name} {said.count(name)}' for name in dict.fromkeys(said))}"
+        f"eye corners: median of all {len(emotions)} frames {np.median(steps):.2%}; "
+        f"frames {first} to {first + STILL - 1}, where the box is stillest: mean "
+        f"{still.mean():.2%}, largest "
+        f"{still.max():.2%}\nthe emotion changes {changes} times in {len(emotions)} frames: "
+        f"{', '.join(f'{name} {emotions.count(name)}' for name in dict.fromkeys(emotions))}"
     )
 
 
 def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean distance that points (n, 68, 2) go from one frame to the next: (n - 1,)."""
+    """Mean distance that points (n, 68, 2) move from frame to frame: (n - 1,)."""
     right, left = OUTER_EYE_CORNERS
     eyes = np.linalg.norm(points[:, right] - points[:, left], axis=1).mean()
     distances: NDArray[np.float64] = np.linalg.norm(np.diff(points, axis=0), axis=2).mean(axis=1)

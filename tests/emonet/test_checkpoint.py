@@ -37,6 +37,24 @@ def test_what_is_saved_is_loaded(small, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
 
 
+def test_metadata_of_earlier_versions_is_read(small, tmp_path):
+    model, described = small
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(model, replace(described, provenance={"data": 1}), path)
+    description = json.loads(safe_open(path, "pt").metadata()["emonet"])
+    old = {"license": "licence", "provenance": "made"}
+    assert set(old) < set(description)
+    renamed = {old.get(key, key): value for key, value in description.items()}
+    save_file(load_file(path), path, metadata={"emonet": json.dumps(renamed)})
+    _, found = checkpoint.load(path)
+    assert (found.license, found.provenance) == (described.license, {"data": 1})
+
+
+def test_the_reference_file_of_an_earlier_version_is_read(shared):
+    _, found = checkpoint.load(shared / "weights" / "reference-lite.safetensors")
+    assert found.license == "research use (FER2013)"
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_pth_state_dict_tells_its_classes_and_width(small, tmp_path, prefix):
     model, _ = checkpoint.random_weights(seed=2, classes=EMOTIONS_5, width=64, input_size=64)
@@ -148,7 +166,7 @@ def test_a_width_that_is_none_of_emonet_s_is_refused(tmp_path):
 
 def test_random_weights_say_so(small):
     assert "random" in small[1].name
-    assert "random" in small[1].licence
+    assert "random" in small[1].license
 
 
 def test_models_are_opened_by_name_or_path(small, tmp_path):
@@ -161,7 +179,7 @@ def test_models_are_opened_by_name_or_path(small, tmp_path):
 
 def test_a_model_that_is_not_there_is_named():
     for model in ("nowhere.pth", "n" * 300):
-        with pytest.raises(CheckpointError, match=f"--model {model}: there is no such file"):
+        with pytest.raises(CheckpointError, match=f"`model` {model}: there is no such file"):
             checkpoint.open_model(model)
 
 
@@ -180,5 +198,5 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
 def test_classes_can_be_renamed(tmp_path):
     names = tuple("abcdefgh")
     assert checkpoint.open_model("emonet-lite", names)[1].classes == names
-    with pytest.raises(CheckpointError, match="--classes names 2 classes, but emonet-lite has 8"):
+    with pytest.raises(CheckpointError, match="`classes` names 2 classes, but emonet-lite has 8"):
         checkpoint.open_model("emonet-lite", ("a", "b"))

@@ -1,4 +1,4 @@
-"""A model's outputs against its authors' answer and against its own first load."""
+"""A model's outputs are compared with its authors' example and with its own first load."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,8 @@ from PIL import Image
 
 from emopipe.emonet.checkpoint import random_weights
 from emopipe.emonet.golden_outputs import (
-    PictureError,
-    builtin_picture,
+    ImageError,
+    builtin_image,
     check_example,
     check_record,
     stretched,
@@ -31,8 +31,8 @@ def predictor(seed: int = 0) -> Predictor:
     return Predictor(model, replace(checkpoint, sha256="a" * 64), "cpu", "float32")
 
 
-def answering(emotion: str, valence: float, arousal: float) -> Predictor:
-    """A network that gives one answer to every picture."""
+def constant(emotion: str, valence: float, arousal: float) -> Predictor:
+    """A network with the same outputs for every image."""
     model, checkpoint = random_weights(0, EMOTIONS_8, width=32, input_size=64)
     last = model.get_submodule("emo_fc_2.3")
     logits = [float(name == emotion) for name in EMOTIONS_8]
@@ -44,8 +44,8 @@ def answering(emotion: str, valence: float, arousal: float) -> Predictor:
 
 def test_the_first_load_is_recorded_and_later_ones_compared(cache: Path) -> None:
     first, second = check_record(predictor()), check_record(predictor())
-    assert first.passed and "recorded" in first.seen
-    assert second.passed and "differ by at most" in second.seen
+    assert first.passed and "recorded" in first.finding
+    assert second.passed and "differ by at most" in second.finding
     assert [path.stem for path in (cache / "known-answers").iterdir()] == ["a" * 64]
 
 
@@ -56,7 +56,7 @@ def test_other_outputs_under_the_same_hash_fail() -> None:
 
 def test_outputs_that_are_no_numbers_fail_and_are_not_recorded(cache: Path) -> None:
     with pytest.raises(PredictionError):
-        check_record(answering("happy", float("nan"), 0.0))
+        check_record(constant("happy", float("nan"), 0.0))
     assert not (cache / "known-answers").exists()
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_record_is_one_sentence(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "passed"),
+    ("outputs", "passed"),
     [
         (("happy", 0.064, 0.143), True),
         (("happy", 0.080, 0.130), True),
@@ -77,14 +77,14 @@ def test_a_damaged_record_is_one_sentence(cache: Path) -> None:
         (("happy", 0.064, 0.100), False),
     ],
 )
-def test_the_authors_answer_is_the_bar(
-    tmp_path: Path, answer: tuple[str, float, float], passed: bool
+def test_the_published_outputs_are_the_bar(
+    tmp_path: Path, outputs: tuple[str, float, float], passed: bool
 ) -> None:
     picture = tmp_path / "example.png"
     Image.new("RGBA", (31, 17), "red").save(picture)
-    check = check_example(answering(*answer), picture)
+    check = check_example(constant(*outputs), picture)
     assert check.passed is passed
-    assert f"valence {answer[1]:.3f}" in check.seen
+    assert f"valence {outputs[1]:.3f}" in check.finding
 
 
 def test_the_example_is_read_as_rgb_and_stretched_whole(tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_the_example_is_read_as_rgb_and_stretched_whole(tmp_path: Path) -> None:
     assert crop[0, 32, 58].tolist() == [0, 0, 255]
 
 
-def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+def test_an_image_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "example.png").write_text("no picture")
-    with pytest.raises(PictureError, match=r"--picture .*example.png cannot be read"):
+    with pytest.raises(ImageError, match=r"`picture` .*example.png cannot be read"):
         check_example(predictor(), tmp_path / "example.png")
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_the_built_in_picture_has_contrast_and_the_asked_size(size: int) -> None:
-    picture = builtin_picture(size)
+def test_the_built_in_image_has_contrast_and_the_asked_size(size: int) -> None:
+    picture = builtin_image(size)
     assert picture.shape == (1, size, size, 3)
     assert picture.std() > 20

@@ -1,4 +1,4 @@
-"""Scores are the textbook's: held to scikit-learn, to known values and to their laws."""
+"""Metrics agree with scikit-learn, with known values and with their laws."""
 
 from itertools import pairwise
 
@@ -15,8 +15,8 @@ CLASSES = 4
 
 
 @st.composite
-def told(draw):
-    """Probabilities and truth of some samples."""
+def samples(draw):
+    """Probabilities and true classes of some samples."""
     n = draw(st.integers(1, 40))
     raw = draw(arrays(np.float64, (n, CLASSES), elements=st.floats(0.01, 1)))
     truth = draw(arrays(np.int64, n, elements=st.integers(0, CLASSES - 1)))
@@ -26,27 +26,31 @@ def told(draw):
 dimension = arrays(np.float64, st.shared(st.integers(2, 40), key="n"), elements=st.floats(-1, 1))
 
 
-@given(told())
+@given(samples())
 def test_expression_scores_are_those_of_scikit_learn(sample):
     probabilities, truth = sample
-    said = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     scores = metrics.score_expressions(probabilities, truth)
 
     assert scores.samples == len(truth)
-    assert scores.accuracy == pytest.approx(oracle.accuracy_score(truth, said))
-    assert scores.macro_f1 == pytest.approx(oracle.f1_score(truth, said, average="macro"))
-    assert scores.weighted_f1 == pytest.approx(oracle.f1_score(truth, said, average="weighted"))
+    assert scores.accuracy == pytest.approx(oracle.accuracy_score(truth, predicted))
+    assert scores.macro_f1 == pytest.approx(oracle.f1_score(truth, predicted, average="macro"))
+    assert scores.weighted_f1 == pytest.approx(
+        oracle.f1_score(truth, predicted, average="weighted")
+    )
     labels = range(CLASSES)
-    assert (scores.confusion == oracle.confusion_matrix(truth, said, labels=labels)).all()
+    assert (scores.confusion == oracle.confusion_matrix(truth, predicted, labels=labels)).all()
     for name, expected in zip(
         ("precision", "recall", "f1"),
-        oracle.precision_recall_fscore_support(truth, said, labels=labels, zero_division=np.nan),
+        oracle.precision_recall_fscore_support(
+            truth, predicted, labels=labels, zero_division=np.nan
+        ),
         strict=False,
     ):
         np.testing.assert_allclose(getattr(scores, name), expected, err_msg=name)
 
 
-@given(told())
+@given(samples())
 def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(sample):
     probabilities, truth = sample
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
@@ -100,7 +104,7 @@ def test_what_is_undefined_is_nan_and_what_does_not_pair_is_refused():
         metrics.confusion(np.array([2]), np.array([0]), 2)
 
 
-def test_landmark_errors_are_told_in_units_of_the_eyes_distance():
+def test_landmark_errors_are_in_units_of_the_distance_of_the_eyes():
     truth = np.zeros((2, 68, 2))
     truth[:, 45, 0] = [50, 100]
     moved = truth + np.array([3, 4])

@@ -33,7 +33,7 @@ def test_outputs_are_probabilities_and_bounded_values_and_points_in_the_crop():
     assert ((out.landmark_score >= 0) & (out.landmark_score <= 1)).all()
 
 
-def test_a_face_is_judged_alike_wherever_it_stands_in_the_batch():
+def test_predictions_for_a_face_do_not_depend_on_its_position_in_the_batch():
     crops = noise(6)
     whole = predictor()(crops)
     alone = predictor()(crops[5:])
@@ -44,15 +44,15 @@ def test_a_face_is_judged_alike_wherever_it_stands_in_the_batch():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_number_of_threads_does_not_show_in_the_last_digit(precision):
     ready, threads = predictor(precision, faces_per_batch=32), torch.get_num_threads()
-    told = []
+    found = []
     try:
         for n_threads in (1, 2, 3):
             torch.set_num_threads(n_threads)
-            told.append([ready(noise(n)) for n in (1, 3, 6, 7, 12, 33)])
+            found.append([ready(noise(n)) for n in (1, 3, 6, 7, 12, 33)])
     finally:
         torch.set_num_threads(threads)
-    for others in told[1:]:
-        for one, other in zip(told[0], others, strict=True):
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
             for name, values in vars(one).items():
                 assert np.array_equal(values, getattr(other, name)), name
 
@@ -90,12 +90,12 @@ def test_wrong_crops_are_refused(crops):
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "nonsense:1"])
 def test_a_device_that_is_not_there_is_named(device):
     model, described = checkpoint.load(BUNDLED)
-    with pytest.raises(DeviceError, match=f"--device {device}"):
+    with pytest.raises(DeviceError, match=f"`device` {device}"):
         Predictor(model, described, device)
 
 
 def test_an_unknown_precision_is_named():
-    with pytest.raises(DeviceError, match="--precision int4"):
+    with pytest.raises(DeviceError, match="`precision` int4"):
         resolve_precision("int4", torch.device("cpu"))
 
 

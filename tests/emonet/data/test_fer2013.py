@@ -1,12 +1,8 @@
-"""FER2013 is read in all its forms, refused with words, and divided without leaks."""
-
-from itertools import pairwise
+"""FER2013 is read in all its forms, and what cannot be read is named."""
 
 import numpy as np
 import pytest
-from hypothesis import given, reject
-from hypothesis import strategies as st
-from made_fer2013 import csv_text, face_set, pictures, write_csv
+from made_fer2013 import csv_text, images_and_labels, write_csv
 from PIL import Image
 
 from emopipe.emonet.data import fer2013
@@ -29,9 +25,9 @@ def _own_cache(tmp_path, monkeypatch):
         ("fer2013.csv.gz", "emotion,pixels,Usage"),
     ],
 )
-def test_every_form_of_the_file_gives_the_same_pictures(tmp_path, name, header):
+def test_every_form_of_the_file_gives_the_same_images_and_labels(tmp_path, name, header):
     faces = fer2013.read(write_csv(tmp_path / name, 12, header=header))
-    images, labels = pictures(12)
+    images, labels = images_and_labels(12)
     assert (faces.images == images).all()
     assert (faces.labels == labels).all()
     assert faces.usage.tolist() == [0, 0, 0, 0, 1, 2] * 2
@@ -39,7 +35,7 @@ def test_every_form_of_the_file_gives_the_same_pictures(tmp_path, name, header):
 
 
 def test_a_folder_is_matched_by_the_names_of_its_folders(tmp_path):
-    images, labels = pictures(14)
+    images, labels = images_and_labels(14)
     names = ("Angry", "disgust", "fearful", "happiness", "Sad", "surprise", "neutral")
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         part = "train" if i < 7 else "test"
@@ -83,7 +79,7 @@ def test_bad_rows_are_named_with_their_line_or_left_out(tmp_path, column, value,
     path = tmp_path / "fer2013.csv"
     path.write_text("\n".join(lines))
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match=f"line 6: {complaint}.*--skip-bad"):
+        with pytest.raises(DataError, match=f"line 6: {complaint}.*`skip_bad`"):
             fer2013.read(path)
         faces = fer2013.read(path, skip_bad=True)
         assert faces.rows.tolist() == [0, 1, 2, 3, 5, 6, 7]
@@ -108,14 +104,14 @@ def test_the_second_reading_comes_from_the_cache_and_a_damaged_cache_does_not_ma
 ):
     path = write_csv(tmp_path / "fer2013.csv", 12)
     first = fer2013.read(path)
-    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    (cached,) = (tmp_path / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
         patch.setattr(fer2013, "_read_csv", lambda _: pytest.fail("read the CSV again"))
         again = fer2013.read(path)
     assert (again.images == first.images).all()
     assert again.sha256 == first.sha256
 
-    kept.write_bytes(kept.read_bytes()[:200])
+    cached.write_bytes(cached.read_bytes()[:200])
     assert (fer2013.read(path).images == first.images).all()
 
 
@@ -136,59 +132,15 @@ def test_votes_become_distributions_and_non_faces_are_dropped(tmp_path):
 
     rows[1] = rows[1].replace("10", "many")
     votes.write_text("\n".join([VOTES, *(f"Training,{row}" for row in rows)]))
-    with pytest.raises(DataError, match=r"line 3 holds a vote that is no number: .*--skip-bad"):
+    with pytest.raises(DataError, match=r"line 3 holds a vote that is no number: .*`skip_bad`"):
         fer2013.read(path, ferplus=votes)
     faces = fer2013.read(path, ferplus=votes, skip_bad=True)
     assert faces.rows.tolist() == [0]
     assert faces.skipped == ("fer2013new.csv: line 3 holds a vote that is no number",)
 
 
-@given(
-    usage=st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=60, max_size=60),
-    copies=st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=12),
-    validation=st.sampled_from(["PublicTest", "Training"]),
-    seed=st.integers(0, 5),
-)
-def test_no_picture_stands_on_two_sides(usage, copies, validation, seed):
-    faces = face_set(60, np.array(usage, np.int8))
-    for source, target in copies:
-        faces.images[target] = faces.images[source]
-    try:
-        divided = fer2013.split(faces, seed, validation)
-    except DataError:  # so many copies that nothing is left to hold out
-        reject()
-
-    tests = np.concatenate(list(divided.tests.values()))
-    for one, other in pairwise((tests, divided.validation, divided.train, tests)):
-        shared = np.intersect1d(one, other)
-        assert not len(shared)
-        kinds = fer2013.picture_ids(faces.images)
-        assert not np.isin(kinds[one], kinds[other]).any()
-    assert set(faces.usage[divided.train]) == {0}
-    for name, rows in divided.tests.items():
-        if name in fer2013.USAGES:
-            assert (
-                rows.tolist() == np.flatnonzero(faces.usage == fer2013.USAGES.index(name)).tolist()
-            )
-            in_training = faces.images[faces.usage == 0].tolist()
-            expected = [faces.images[row].tolist() in in_training for row in rows]
-            assert divided.known[name].tolist() == expected
-    again = fer2013.split(faces, seed, validation)
-    assert (again.train == divided.train).all()
-
-
-def test_what_is_missing_is_drawn_evenly_from_training_and_said():
-    divided = fer2013.split(face_set(210), seed=1)
-    labels = face_set(210).labels
-    for rows in (divided.validation, divided.tests["drawn from Training"]):
-        assert np.bincount(labels[rows]).tolist() == [3] * 7
-    assert len(divided.train) == 210 - 42
-    assert "21 drawn from Training, 10% of each class (seed 1)" in divided.notes[0]
-    assert (fer2013.split(face_set(210), seed=2).validation != divided.validation).any()
-
-
-def test_network_input_is_the_picture_itself_enlarged():
-    images, _ = pictures(3)
+def test_network_input_is_the_whole_image_enlarged():
+    images, _ = images_and_labels(3)
     made = fer2013.network_input(images, 96).numpy()
     assert made.shape == (3, 3, 96, 96)
     assert made.min() >= 0

@@ -1,4 +1,4 @@
-"""Pictures with landmarks: read as written, divided by person, their points where they show."""
+"""Images with landmarks: read as written, divided by person, augmented with their points."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -35,7 +35,7 @@ def test_a_sample_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert sample.image.shape == (10, 20, 3)
     assert sample.image[0, 0].tolist() == [255, 0, 0]
     np.testing.assert_array_equal(sample.landmarks.ravel(), np.arange(136.0))
-    with pytest.raises(DataError, match="a picture of An_A is 20×10, not square"):
+    with pytest.raises(DataError, match="an image of An_A is 20×10, not square"):
         landmarks68.read(path, 64)
 
 
@@ -43,8 +43,8 @@ def test_a_sample_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("column", "value", "reason"),
     [
         ("name", "Somebody", "the name is not a person, an underscore, a number"),
-        ("jpg", b"none", "jpg holds no picture"),
-        ("jpg", None, "jpg holds no picture"),
+        ("jpg", b"none", "jpg holds no image"),
+        ("jpg", None, "jpg holds no image"),
         ("landmarks", np.arange(10.0), "landmarks are not 136 numbers"),
         ("landmarks", np.full(136, np.nan), "landmarks are not 136 numbers"),
         ("landmarks", np.ones(136), "outer eye corners are one point"),
@@ -59,13 +59,13 @@ def test_a_bad_row_is_named(tmp_path, column, value, reason):
         landmarks68.read(path, 64)
 
 
-def test_a_smaller_picture_keeps_its_points(tmp_path: Path) -> None:
+def test_a_smaller_image_keeps_its_points(tmp_path: Path) -> None:
     faces = landmarks68.read(write_landmarks(tmp_path / "made.parquet", 2, 3), 80)
     assert faces.images.shape == (6, 80, 80, 3)
     np.testing.assert_allclose(faces.points, shapes(6) / SIDE * 2 - 1, atol=1e-6)
 
 
-def test_nobody_stands_on_both_sides(tmp_path: Path) -> None:
+def test_nobody_is_on_both_sides(tmp_path: Path) -> None:
     faces = landmarks68.read(write_landmarks(tmp_path / "made.parquet", 20, 2), 32)
     learning, selecting = landmarks68.split(faces, 0)
     assert len(learning) == 36
@@ -95,14 +95,14 @@ def test_mirrored_landmarks_lie_as_those_of_a_face(shared):
 
 @settings(deadline=None)
 @given(st.integers(0, 1000))
-def test_points_lie_where_the_changed_picture_shows_them(seed):
+def test_points_lie_where_the_augmented_image_shows_them(seed):
     faces, rows = landmark_set(2), np.array([1, 0])
-    draws = torch.from_numpy(augmentation.draws(seed, 1, 2))
-    how = replace(NONE, flip=0.5, zoom=0.1, turn=25, shift=0.03)
+    params = torch.from_numpy(augmentation.random_params(seed, 1, 2))
+    strength = replace(NONE, flip=0.5, zoom=0.1, turn=25, shift=0.03)
     roomy = CropSpec(scale=1.8, shift=(0.0, 0.0))
-    pictures, points = faces.seen(rows, roomy, 128, draws, how)
+    crops, points = faces.augmented(rows, roomy, 128, params, strength)
     # The mean over all points is free of their order, which mirroring changes.
-    light = (pictures[:, 0] - 40 / 255).clamp(min=0)
+    light = (crops[:, 0] - 40 / 255).clamp(min=0)
     centres = torch.arange(128) + 0.5
     total = light.sum(dim=(1, 2))
     x, y = (light.sum(dim=1) @ centres) / total, (light.sum(dim=2) @ centres) / total
@@ -112,7 +112,9 @@ def test_points_lie_where_the_changed_picture_shows_them(seed):
 
 def test_the_unmoved_crop_is_the_one_that_the_checkpoint_asks_for():
     faces = landmark_set(1)
-    _, points = faces.seen(np.array([0]), CROP, 64, torch.zeros(1, augmentation.DRAWS), NONE)
+    _, points = faces.augmented(
+        np.array([0]), CROP, 64, torch.zeros(1, augmentation.N_RANDOM_PARAMS), NONE
+    )
     low, high = points[0].amin(dim=0), points[0].amax(dim=0)
     extent = (high - low).mean().item()
     assert extent * CROP.scale == pytest.approx(64, rel=1e-4)
@@ -122,9 +124,13 @@ def test_the_unmoved_crop_is_the_one_that_the_checkpoint_asks_for():
 
 
 def test_in_a_mirror_image_left_and_right_points_change_places():
-    faces, rows, draws = landmark_set(2), np.arange(2), torch.zeros(2, augmentation.DRAWS)
-    _, plain = faces.seen(rows, CROP, 64, draws, NONE)
-    _, turned = faces.seen(rows, CROP, 64, draws, replace(NONE, flip=1.0))
+    faces, rows, params = (
+        landmark_set(2),
+        np.arange(2),
+        torch.zeros(2, augmentation.N_RANDOM_PARAMS),
+    )
+    _, plain = faces.augmented(rows, CROP, 64, params, NONE)
+    _, turned = faces.augmented(rows, CROP, 64, params, replace(NONE, flip=1.0))
     expected = plain[:, list(MIRRORED_LANDMARKS)]
     expected[..., 0] = 64 - expected[..., 0]
     torch.testing.assert_close(turned, expected, atol=1e-3, rtol=0)

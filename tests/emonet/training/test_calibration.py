@@ -1,4 +1,4 @@
-"""Calibrated probabilities mean what they say."""
+"""Calibrated probabilities agree with the accuracy."""
 
 import numpy as np
 import pytest
@@ -14,38 +14,38 @@ def drawn(scale: float, seed: int = 0):
     """Logits of 4 classes, probabilities at `scale` times them, and truths drawn at 1 times."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (6000, 4)) + np.log([0.6, 0.25, 0.1, 0.05])
-    right, said = (np.exp(s * logits) for s in (1.0, scale))
-    right, said = (p / p.sum(axis=1, keepdims=True) for p in (right, said))
+    right, predicted = (np.exp(s * logits) for s in (1.0, scale))
+    right, predicted = (p / p.sum(axis=1, keepdims=True) for p in (right, predicted))
     truth = (right.cumsum(axis=1) > rng.random((6000, 1))).argmax(axis=1)
-    return said.astype(np.float32), truth
+    return predicted.astype(np.float32), truth
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
-def test_the_temperature_undoes_what_made_a_network_bold_or_shy(scale):
-    said, truth = drawn(scale)
-    fitted = calibration.fit(said, truth)
+def test_the_temperature_undoes_over_and_underconfidence(scale):
+    predicted, truth = drawn(scale)
+    fitted = calibration.fit(predicted, truth)
     assert fitted.temperature == pytest.approx(scale, rel=0.06)
     assert (fitted.offsets == 0).all()
-    powers = said ** (1 / fitted.temperature)
+    powers = predicted ** (1 / fitted.temperature)
     after = powers / powers.sum(axis=1, keepdims=True)
     assert expected_calibration_error(after, truth) < 0.02
 
 
-def test_half_of_what_class_weights_pushed_is_taken_back():
-    """More are right than without, more of rare classes than if all were."""
-    said, truth = drawn(1.0)
+def test_half_of_the_class_weights_shift_is_undone():
+    """More predictions are right than if none was undone, more of rare classes than if all was."""
+    predicted, truth = drawn(1.0)
     weights = np.array([0.5, 1.0, 3.0, 9.0], np.float32)
-    pushed = said * weights
-    pushed /= pushed.sum(axis=1, keepdims=True)
-    fitted = calibration.fit(pushed, truth, weights)
+    shifted = predicted * weights
+    shifted /= shifted.sum(axis=1, keepdims=True)
+    fitted = calibration.fit(shifted, truth, weights)
     np.testing.assert_allclose(fitted.offsets, -np.log(weights) / 2, rtol=1e-6)
-    taken_back = pushed * np.exp(fitted.offsets)
-    taken_back /= taken_back.sum(axis=1, keepdims=True)
-    all_back, half_back, none_back = (
-        score_expressions(p, truth) for p in (said, taken_back, pushed)
+    half_undone = shifted * np.exp(fitted.offsets)
+    half_undone /= half_undone.sum(axis=1, keepdims=True)
+    all_undone, half, none_undone = (
+        score_expressions(p, truth) for p in (predicted, half_undone, shifted)
     )
-    assert half_back.accuracy > none_back.accuracy
-    assert half_back.recall.mean() > all_back.recall.mean()
+    assert half.accuracy > none_undone.accuracy
+    assert half.recall.mean() > all_undone.recall.mean()
 
 
 def test_it_is_folded_into_the_last_layer_and_leaves_the_rest():

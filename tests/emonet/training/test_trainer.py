@@ -1,4 +1,4 @@
-"""The loop: what is frozen stays, what is stopped goes on as if it had not, the best is kept."""
+"""The loop: frozen layers stay, a stopped run resumes exactly, the best weights are kept."""
 
 import itertools
 import math
@@ -9,14 +9,16 @@ import torch
 from made_fer2013 import face_set
 
 from emopipe.emonet.checkpoint import random_weights
-from emopipe.emonet.data import fer2013
+from emopipe.emonet.data import splits
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
-from emopipe.emonet.training.config import FineTuning, TrainingError, TrainingSettings
-from emopipe.emonet.training.finetune import FineTuningTask, begin
-from emopipe.emonet.training.trainer import Trainer, learning_rate
+from emopipe.emonet.training.config import FineTuning, TrainingConfig, TrainingError
+from emopipe.emonet.training.finetune import FineTuningTask, initial_network
+from emopipe.emonet.training.trainer import Trainer, learning_rate, resolved
 
 CPU = torch.device("cpu")
-SETTINGS = TrainingSettings(epochs=3, batch_size=16, learning_rate=2e-3, ema=0.9, seed=5)
+CONFIG = TrainingConfig(
+    epochs=3, batch_size=16, learning_rate=2e-3, ema=0.9, precision="float32", seed=5
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,28 +30,28 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def made(settings=SETTINGS, trained="all", task_class=FineTuningTask):
-    """A trainer of a small network on made pictures."""
+def made(config=CONFIG, trained="all", task_class=FineTuningTask):
+    """A trainer of a small network on made images."""
     start, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
     faces = face_set(98)
-    goal = replace(described, classes=FER2013_7)
+    output = replace(described, classes=FER2013_7)
     task = task_class(
         faces,
-        fer2013.split(faces, settings.seed),
+        splits.split(faces, config.seed),
         FineTuning(trained=trained),
         start,
-        goal,
-        settings.batch_size,
-        settings.seed,
+        output,
+        config.batch_size,
+        config.seed,
         CPU,
         "float32",
     )
-    network = begin(start, EMOTIONS_8, FER2013_7, trained, settings.seed)
-    return Trainer(network, task, settings, CPU)
+    network = initial_network(start, EMOTIONS_8, FER2013_7, trained, config.seed)
+    return Trainer(network, task, config, CPU)
 
 
 def outcome(trainer):
-    """What must repeat: metrics without times, and the best weights."""
+    """What must be equal: metrics without times, and the best weights."""
     metrics = [(e.number, e.loss, e.learning_rate, e.score, e.scores) for e in trainer.history]
     return metrics, trainer.best
 
@@ -72,29 +74,31 @@ def test_two_runs_with_one_seed_give_the_same_and_the_loss_falls(uninterrupted):
     list(again.epochs())
     assert_same(outcome(again), outcome(uninterrupted))
     assert uninterrupted.history[-1].loss < uninterrupted.history[0].loss
-    other = made(replace(SETTINGS, seed=6))
+    other = made(replace(CONFIG, seed=6))
     next(other.epochs())
     assert other.history[0].loss != uninterrupted.history[0].loss
 
 
-@pytest.mark.parametrize("settle", [0, 1, 2])
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(settle, tmp_path):
-    """Stopped where none settles, before those that settle, or at their begin."""
-    settings = replace(SETTINGS, settle=settle)
-    uninterrupted = made(settings)
+@pytest.mark.parametrize("cooldown_epochs", [0, 1, 2])
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(cooldown_epochs, tmp_path):
+    """Stopped in a run without cooldown, before the cooldown, or at its start."""
+    config = replace(CONFIG, cooldown_epochs=cooldown_epochs)
+    uninterrupted = made(config)
     list(uninterrupted.epochs())
-    stopped = made(settings)
+    stopped = made(config)
     for _ in itertools.islice(stopped.epochs(), 1):
         torch.save(stopped.state(), tmp_path / "state.pt")
-    resumed = made(settings)
+    resumed = made(config)
     resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [epoch.number for epoch in resumed.epochs()] == [2, 3]
     assert_same(outcome(resumed), outcome(uninterrupted))
 
 
-def test_a_run_is_not_gone_on_with_under_other_settings(uninterrupted):
-    with pytest.raises(TrainingError, match="begun with another learning_rate and another seed"):
-        made(replace(SETTINGS, seed=9, learning_rate=1.0)).load_state(uninterrupted.state())
+def test_a_run_is_not_resumed_with_another_configuration(uninterrupted):
+    with pytest.raises(
+        TrainingError, match="begun with another `learning_rate` and another `seed`"
+    ):
+        made(replace(CONFIG, seed=9, learning_rate=1.0)).load_state(uninterrupted.state())
 
 
 def test_the_best_weights_are_a_copy_that_later_epochs_do_not_touch():
@@ -118,7 +122,7 @@ def test_training_ends_when_nothing_has_become_better_for_a_while():
         def score(self, network):
             return 0.5, {}
 
-    trainer = made(replace(SETTINGS, patience=1), task_class=Stuck)
+    trainer = made(replace(CONFIG, patience=1), task_class=Stuck)
     assert [epoch.best for epoch in trainer.epochs()] == [True, False]
 
 
@@ -127,13 +131,13 @@ def test_a_loss_that_is_no_number_ends_training_with_words():
         def loss(self, network, batch):
             return super().loss(network, batch) * math.nan
 
-    with pytest.raises(TrainingError, match=r"step 1 of epoch 1: .* lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"step 1 of epoch 1: .* lower `learning_rate`"):
         next(made(task_class=Exploding).epochs())
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "frozen"])
 def test_statistics_of_what_is_frozen_stay(batch_norm):
-    trainer = made(replace(SETTINGS, batch_norm=batch_norm, epochs=1), trained="emotion")
+    trainer = made(replace(CONFIG, batch_norm=batch_norm, epochs=1), trained="emotion")
     before = {k: v.clone() for k, v in trainer.state()["network"].items()}
     list(trainer.epochs())
     changed = {k for k, v in trainer.state()["network"].items() if not torch.equal(v, before[k])}
@@ -145,29 +149,40 @@ def test_statistics_of_what_is_frozen_stay(batch_norm):
 
 
 def test_the_learning_rate_rises_then_falls_and_restarts():
-    settings = TrainingSettings(learning_rate=1.0, warmup=0.1)
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    config = TrainingConfig(learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1.0
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.001
 
-    restarting = replace(settings, cycles=3)
+    restarting = replace(config, cycles=3)
     tops = [s for s in range(11, 100) if learning_rate(s, 100, restarting) == pytest.approx(1)]
     assert tops == [40, 70]
 
 
-def test_settings_that_cannot_be_are_refused_by_the_name_of_their_option():
-    with pytest.raises(TrainingError, match="--batch-size"):
-        TrainingSettings(batch_size=0)
-    with pytest.raises(TrainingError, match="--precision"):
-        TrainingSettings(precision="float16")
-    with pytest.raises(TrainingError, match="lower --batch-size 200"):
-        made(replace(SETTINGS, batch_size=200))
+def test_values_that_cannot_be_are_refused_by_the_name_of_their_field():
+    with pytest.raises(TrainingError, match="`batch_size` is 1 or more, not 0"):
+        TrainingConfig(batch_size=0)
+    with pytest.raises(TrainingError, match="`precision` is one of auto, float32, bfloat16"):
+        TrainingConfig(precision="float16")
+    with pytest.raises(TrainingError, match="`cooldown_epochs` is from 0 to `epochs`, 3, not 4"):
+        replace(CONFIG, cooldown_epochs=4)
+    with pytest.raises(TrainingError, match="lower `batch_size` 200"):
+        made(replace(CONFIG, batch_size=200))
 
 
-def test_settling_begins_with_the_averaged_weights_and_keeps_their_statistics():
-    trainer = made(replace(SETTINGS, epochs=2, settle=1))
+@pytest.mark.parametrize(("epochs", "cooldown"), [(16, 3), (12, 3), (8, 2), (3, 0)])
+def test_what_is_left_open_depends_on_the_epochs_and_the_machine(epochs, cooldown):
+    found = resolved(TrainingConfig(epochs=epochs), gpu=True)
+    assert (found.cooldown_epochs, found.precision) == (cooldown, "bfloat16")
+    assert resolved(TrainingConfig(), gpu=False).precision in ("float32", "bfloat16")
+    given = TrainingConfig(cooldown_epochs=1, precision="float32")
+    assert resolved(given, gpu=True) == given
+
+
+def test_the_cooldown_starts_from_the_averaged_weights_and_keeps_their_statistics():
+    trainer = made(replace(CONFIG, epochs=2, cooldown_epochs=1))
     epochs = trainer.epochs()
     next(epochs)
     averaged = {
@@ -175,14 +190,11 @@ def test_settling_begins_with_the_averaged_weights_and_keeps_their_statistics():
         for name, tensor in trainer.state()["averaged"].items()
     }
     next(epochs)
-    settled = trainer.state()["network"]
-    statistics = [name for name in settled if "running" in name]
-    assert all(torch.equal(settled[name], averaged[name]) for name in statistics)
-    steps = SETTINGS.learning_rate * trainer._steps
-    weights = [name for name in settled if name.endswith("weight")]
-    assert any(not torch.equal(settled[name], averaged[name]) for name in weights)
+    cooled = trainer.state()["network"]
+    statistics = [name for name in cooled if "running" in name]
+    assert all(torch.equal(cooled[name], averaged[name]) for name in statistics)
+    steps = CONFIG.learning_rate * trainer._steps
+    weights = [name for name in cooled if name.endswith("weight")]
+    assert any(not torch.equal(cooled[name], averaged[name]) for name in weights)
     # AdamW moves a weight by about the learning rate a step, and here by much less.
-    assert max((settled[n] - averaged[n]).abs().max() for n in weights) < steps
-
-    with pytest.raises(TrainingError, match="--settle is from 0 to --epochs"):
-        replace(SETTINGS, settle=4)
+    assert max((cooled[n] - averaged[n]).abs().max() for n in weights) < steps

@@ -1,4 +1,4 @@
-"""`emopipe finetune` and `emopipe evaluate` as a user meets them."""
+"""`emopipe finetune` and `emopipe evaluate` as a user sees them."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import Result
-from command import emopipe
+from command import run_command
 from made_faces import face_picture
 from made_fer2013 import write_csv
 
@@ -18,7 +18,8 @@ from emopipe.emonet.checkpoint import random_weights
 from emopipe.emonet.data import fer2013
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
 from emopipe.jobs.training import run as runs
-from emopipe.jobs.training.launch import Place, _cpus_each
+from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.jobs.training.launch import _cpus_per_worker
 from emopipe.pipeline.table.results import read_results
 
 SMALL = ["--epochs", "3", "--batch-size", "16", "--cpus", "1", "--precision", "float32"]
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
         write_csv(folder / "fer2013.csv", 140)
         model, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
-        terms = replace(described, licence="CC BY-NC-ND 4.0", valence_arousal="rated by people")
+        terms = replace(described, license="CC BY-NC-ND 4.0", valence_arousal="rated by people")
         checkpoint.save(model, terms, folder / "start.safetensors")
         result = finetune(folder, "run", "--local")
     assert result.exit_code == 0, result.output
@@ -43,13 +44,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finetune(folder: Path, run: str, *options: str) -> Result:
     start, out = folder / "start.safetensors", folder / run
-    return emopipe(
+    return run_command(
         *("finetune", folder / "fer2013.csv", "--from", start, "--out", out, *SMALL, *options)
     )
 
 
 def metrics(folder: Path, run: str) -> pd.DataFrame:
-    """What must repeat, without times."""
+    """What must be equal, without times."""
     return pd.read_csv(folder / run / "metrics.csv")[REPEATS]
 
 
@@ -57,15 +58,15 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     run = folder / "run"
     network, described = checkpoint.load(run / "best.safetensors")
     assert described.classes == FER2013_7
-    assert described.licence == "CC BY-NC-ND 4.0; made from it: do not redistribute"
-    assert described.valence_arousal.startswith("rated by people (held by a penalty")
-    assert described.made["start"]["name"] == "start"
-    assert len(described.made["start"]["sha256"]) == 64
-    assert len(described.made["data"]["sha256"]) == 64
-    assert described.made["training"]["epochs"] == 3
-    assert described.made["training"]["settle"] == 0
+    assert described.license == "CC BY-NC-ND 4.0; made from it: do not redistribute"
+    assert described.valence_arousal.startswith("rated by people (preserved by distillation")
+    assert described.provenance["start"]["name"] == "start"
+    assert len(described.provenance["start"]["sha256"]) == 64
+    assert len(described.provenance["data"]["sha256"]) == 64
+    assert described.provenance["training"]["epochs"] == 3
+    assert described.provenance["training"]["cooldown_epochs"] == 0
     assert described.crop == fer2013.CROP
-    assert described.made["scores"]["judged"][0]["test"] == "PrivateTest"
+    assert described.provenance["scores"]["judged"][0]["test"] == "PrivateTest"
     assert network.emo_fc_2[3].out_features == 9
 
     table = pd.read_csv(run / "metrics.csv")
@@ -77,7 +78,7 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
         assert (run / "plots" / f"{name}.png").stat().st_size > 10_000
 
     said = (folder / "said.txt").read_text()
-    assert "judged by PrivateTest 23" in said
+    assert "tested on PrivateTest 23" in said
     assert "the new model's crops will be FER2013's" in said
     assert all(f"\n{name} " in said for name in FER2013_7)
 
@@ -85,7 +86,7 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
 def test_analyze_takes_the_weights_at_once(folder, tmp_path):
     face_picture().save(tmp_path / "face.png")
     model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
-    result = emopipe(
+    result = run_command(
         *("analyze", tmp_path / "face.png", "--model", model, "--out", out, "--local", "--quiet")
     )
     assert result.exit_code == 0, result.output
@@ -99,16 +100,16 @@ def test_the_same_seed_gives_the_same_and_a_stopped_run_ends_as_one_that_was_not
 ):
     monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
 
-    def stop(shown, epoch):
+    def stop(progress, epoch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Shown, "epoch_done", stop)
+        patch.setattr(runs.TrainingProgress, "on_epoch_end", stop)
         assert finetune(folder, "stopped", "--local").exit_code != 0
     assert not (folder / "stopped" / "best.safetensors").exists()
     again = finetune(folder, "stopped", "--local")
     assert again.exit_code == 2
-    assert "--resume goes on with it, --overwrite replaces it" in again.output
+    assert "--resume continues it, --overwrite replaces it" in again.output
     other = finetune(folder, "stopped", "--local", "--resume", "--seed", "4")
     assert other.exit_code == 2
     assert "begun with another training" in other.output
@@ -131,23 +132,25 @@ def test_ray_train_gives_what_this_process_gives(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("place", "nodes", "cpus"),
+    ("compute", "nodes", "cpus"),
     [
-        (Place(), [2.0], 2),
-        (Place(workers=2), [2.0], 1),
-        (Place(), [16.0] * 4, 16),
-        (Place(cpus=64), [16.0] * 4, 16),
-        (Place(workers=3), [16.0, 16.0], 8),
-        (Place(workers=4), [2.0], 0.5),
+        (ComputeConfig(), [2.0], 2),
+        (ComputeConfig(workers=2), [2.0], 1),
+        (ComputeConfig(), [16.0] * 4, 16),
+        (ComputeConfig(cpus=64), [16.0] * 4, 16),
+        (ComputeConfig(workers=3), [16.0, 16.0], 8),
+        (ComputeConfig(workers=4), [2.0], 0.5),
     ],
 )
-def test_a_worker_asks_for_no_more_cpus_than_a_node_has(place, nodes, cpus):
-    assert _cpus_each(place, nodes) == cpus
+def test_a_worker_asks_for_no_more_cpus_than_a_node_has(compute, nodes, cpus):
+    assert _cpus_per_worker(compute, nodes) == cpus
 
 
 def test_options_that_do_not_go_together_are_named(folder):
-    assert "are Ray's" in finetune(folder, "never", "--local", "--workers", "2").output
-    assert "--clip is more than 0" in finetune(folder, "never", "--local", "--clip", "0").output
+    assert "are for Ray" in finetune(folder, "never", "--local", "--workers", "2").output
+    assert (
+        "--clip is more than 0, not 0" in finetune(folder, "never", "--local", "--clip", "0").output
+    )
     assert "there is no run in" in finetune(folder, "never", "--local", "--resume").output
     assert "no --from, no --train" in finetune(folder, "never", "--from-scratch").output
     assert not (folder / "never").exists()
@@ -157,37 +160,37 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
     monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
     model = folder / "run" / "best.safetensors"
     arguments = ("evaluate", "--data", folder / "fer2013.csv", "--precision", "float32")
-    scores = json.loads(emopipe(*arguments, "--model", model, "--json").stdout)
+    scores = json.loads(run_command(*arguments, "--model", model, "--json").stdout)
     run = json.loads((folder / "run" / "scores.json").read_text())
     private = [one for one in scores["judged"] if one["test"] == "PrivateTest"]
     assert private == run["judged"]
 
     assert scores["notes"] == ["best was selected by PublicTest: its scores there say little"]
 
-    said = emopipe(*arguments, "--model", folder / "start.safetensors").output
+    said = run_command(*arguments, "--model", folder / "start.safetensors").output
     assert "the data have no contempt" in said
     training = folder / "training.csv"
     write_csv(training, 140, usages=(0,))
-    tuned = emopipe(
+    tuned = run_command(
         *("finetune", training, "--from", folder / "start.safetensors", "--local"),
         *("--out", folder / "training", *SMALL, "--epochs", "1"),
     )
-    assert "start may have learnt from the test and validation pictures" in tuned.output
+    assert "start may have learnt from the test and validation images" in tuned.output
     trained = folder / "training" / "best.safetensors"
-    said = emopipe("evaluate", "--data", training, "--model", trained).output
+    said = run_command("evaluate", "--data", training, "--model", trained).output
     assert "best learnt from Training: its scores there say little" in said
-    assert "--root has no part" in emopipe(*arguments, "--root", folder).output
+    assert "--root has no part" in run_command(*arguments, "--root", folder).output
 
 
-def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
+def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
     face_picture().save(tmp_path / "face.png")
     labels = tmp_path / "labels.csv"
     labels.write_text(
         "image,expression,valence,arousal\nface.png,happy,0.8,0.3\nface.png,sad,-0.6,-0.2\n"
     )
-    scores = json.loads(emopipe("evaluate", "--data", labels, "--json").stdout)
+    scores = json.loads(run_command("evaluate", "--data", labels, "--json").stdout)
     assert scores["pictures"] == 2
-    # The picture's face is happy; what nobody is counts as an answer too.
+    # The face is happy; the model's other classes count too.
     assert scores["classes"] == list(EMOTIONS_8)
     assert np.argwhere(scores["expression, plain"]["confusion"]).tolist() == [[1, 1], [2, 1]]
     assert scores["valence, mirror"]["samples"] == 2
@@ -195,22 +198,26 @@ def test_evaluate_scores_labelled_pictures_and_annotated_videos(tmp_path):
     model, described = random_weights(1, ("calm", "wild"), width=16, input_size=64)
     checkpoint.save(model, described, tmp_path / "other.safetensors")
     other = ("--model", tmp_path / "other.safetensors")
-    told = emopipe("evaluate", "--data", labels, *other)
-    assert told.exit_code == 2
-    assert "no class is the same" in told.output
+    result = run_command("evaluate", "--data", labels, *other)
+    assert result.exit_code == 2
+    assert "no class is the same" in result.output
     labels.write_text("image,valence,arousal\nface.png,0.8,0.3\n")
-    scores = json.loads(emopipe("evaluate", "--data", labels, "--json", *other).stdout)
+    scores = json.loads(run_command("evaluate", "--data", labels, "--json", *other).stdout)
     assert scores["valence, plain"]["samples"] == 1
 
     out = tmp_path / "results.parquet"
-    assert emopipe("analyze", tmp_path / "face.png", "--out", out, "--local").exit_code == 0
+    assert run_command("analyze", tmp_path / "face.png", "--out", out, "--local").exit_code == 0
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("video,time,valence,arousal\nface.png,0,0.5,0.5\n")
-    told = emopipe("evaluate", "--data", ratings)
-    assert told.exit_code == 2
-    assert "name the outcome with --results" in told.output
-    scores = json.loads(emopipe("evaluate", "--data", ratings, "--results", out, "--json").stdout)
-    needless = emopipe("evaluate", "--data", ratings, "--results", out, "--model", "emonet-lite")
+    result = run_command("evaluate", "--data", ratings)
+    assert result.exit_code == 2
+    assert "give the results as --results" in result.output
+    scores = json.loads(
+        run_command("evaluate", "--data", ratings, "--results", out, "--json").stdout
+    )
+    needless = run_command(
+        "evaluate", "--data", ratings, "--results", out, "--model", "emonet-lite"
+    )
     assert needless.exit_code == 2
     assert "--model has no part in scoring" in needless.output
     rows = read_results(out).rows

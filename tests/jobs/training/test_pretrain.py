@@ -1,4 +1,4 @@
-"""`emopipe pretrain` as a user meets it."""
+"""`emopipe pretrain` as a user sees it."""
 
 import json
 from dataclasses import replace
@@ -9,30 +9,19 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import Result
-from command import emopipe
+from command import run_command
 from made_faces import face_picture
 from made_fer2013 import write_csv, write_votes
 from made_landmarks import write_landmarks
 
 from emopipe.emonet import checkpoint
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.emonet.training.config import Pretraining, TrainingSettings
-from emopipe.jobs.training.launch import Place
-from emopipe.jobs.training.pretrain import Job, _read
+from emopipe.emonet.training.config import Pretraining, TrainingConfig
+from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.jobs.training.pretrain import PretrainJob, read_data
 from emopipe.pipeline.table.results import read_results
 
-SMALL = [
-    "--width",
-    "16",
-    "--epochs",
-    "2",
-    "--settle",
-    "1",
-    "--batch-size",
-    "16",
-    "--precision",
-    "float32",
-]
+SMALL = ["--epochs", "2", "--cooldown-epochs", "1", "--batch-size", "16", "--precision", "float32"]
 
 
 def pretrain(folder: Path, run: str, *options: str, on_ray: bool = False) -> Result:
@@ -40,7 +29,7 @@ def pretrain(folder: Path, run: str, *options: str, on_ray: bool = False) -> Res
     marked, out = folder / "marked.parquet", folder / run
     local = [] if on_ray else ["--local"]
     where = ("--ferplus", votes, "--landmarks", marked, "--out", out, "--cpus", "1", *local)
-    return emopipe("pretrain", data, *where, *SMALL, *options)
+    return run_command("pretrain", data, *where, "--width", "16", *SMALL, *options)
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +52,22 @@ def test_a_run_leaves_weights_that_say_where_they_come_from(folder):
     _, described = checkpoint.load(run / "best.safetensors")
     assert described.classes == EMOTIONS_8
     assert described.valence_arousal == "derived from expression votes, not annotated"
-    assert described.made["network"] == {"width": 16, "input_size": 64}
-    assert len(described.made["landmarks"]["sha256"]) == 64
+    assert described.provenance["network"] == {"width": 16, "input_size": 64}
+    assert len(described.provenance["landmarks"]["sha256"]) == 64
     scores = json.loads((run / "scores.json").read_text())
     low, high = scores["before_clamping"]
     assert low < high
     assert scores["temperature"] > 0
     assert set(scores["offsets"]) == set(EMOTIONS_8)
     assert "PublicTest, valence, mirror" in scores["dimensions"]
-    assert described.made["scores"]["landmark_error"] == scores["landmark_error"] > 0
+    assert described.provenance["scores"]["landmark_error"] == scores["landmark_error"] > 0
 
     table = pd.read_csv(run / "metrics.csv")
     assert table["epoch"].tolist() == [1, 2]
     assert table["loss"].iloc[1] < table["loss"].iloc[0]
     said = (folder / "said.txt").read_text()
-    assert "landmarks of 2 pictures of held-out people: mean error" in said
-    assert "valence and arousal against what the votes stand for" in said
+    assert "landmarks of 2 images of held-out people: mean error" in said
+    assert "valence and arousal against those derived from the votes" in said
 
 
 def test_the_weights_are_the_best_ones_calibrated(folder):
@@ -106,7 +95,7 @@ def test_ray_train_gives_what_this_process_gives(folder, monkeypatch):
 def test_analyze_takes_the_weights_at_once(folder, tmp_path):
     face_picture().save(tmp_path / "face.png")
     model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
-    result = emopipe(
+    result = run_command(
         *("analyze", tmp_path / "face.png", "--model", model, "--out", out, "--local", "--quiet")
     )
     assert result.exit_code == 0, result.output
@@ -127,18 +116,27 @@ def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
     first, described = checkpoint.load(start)
     arguments = ("--from", str(start), "--learning-rate", "1e-9", "--ema", "0")
     where = ("--ferplus", folder / "fer2013new.csv", "--landmarks", folder / "marked.parquet")
-    how = ("--local", "--out", folder / "further", *SMALL[2:], "--epochs", "1", "--settle", "1")
-    result = emopipe("pretrain", folder / "fer2013.csv", *where, *how, *arguments)
+    how = (
+        "--local",
+        "--out",
+        folder / "further",
+        *SMALL[2:],
+        "--epochs",
+        "1",
+        "--cooldown-epochs",
+        "1",
+    )
+    result = run_command("pretrain", folder / "fer2013.csv", *where, *how, *arguments)
     assert result.exit_code == 0, result.output
     further, made = checkpoint.load(folder / "further" / "best.safetensors")
     assert made.width == 16
-    assert made.made["start"]["sha256"] == described.sha256
+    assert made.provenance["start"]["sha256"] == described.sha256
     assert described.sha256 in made.source
     torch.testing.assert_close(
         further.get_parameter("conv1.weight"), first.get_parameter("conv1.weight")
     )
 
-    assert described.licence == made.licence
+    assert described.license == made.license
     assert "may have learnt" not in result.output
     again = pretrain(folder, "further", "--epochs", "1", "--resume", *arguments[2:])
     assert "was begun with another start" in " ".join(again.output.split())
@@ -149,33 +147,33 @@ def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
     seven = folder / "seven.safetensors"
     other, random = checkpoint.random_weights(0, EMOTIONS_8[:7], 16, 64)
     checkpoint.save(other, random, seven)
-    assert "begin with a model of the classes" in " ".join(
+    assert "start from a model with the classes" in " ".join(
         pretrain(folder, "no", "--from", str(seven)).output.split()
     )
 
 
-def test_a_start_that_may_know_the_held_out_pictures_is_named(folder, monkeypatch):
+def test_a_start_model_that_may_know_the_held_out_images_is_named(folder, monkeypatch):
     monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
     other, described = checkpoint.random_weights(0, EMOTIONS_8, 16, 64)
-    licence = "CC BY-NC-ND 4.0"
-    checkpoint.save(other, replace(described, licence=licence), folder / "other.safetensors")
+    terms = "CC BY-NC-ND 4.0"
+    checkpoint.save(other, replace(described, license=terms), folder / "other.safetensors")
     start = ("--from", str(folder / "other.safetensors"))
     result = pretrain(folder, "from-other", "--epochs", "1", *start)
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "note: other may have learnt from the pictures that this run selects" in said
+    assert "note: other may have learnt from the images that this run selects" in said
     _, made = checkpoint.load(folder / "from-other" / "best.safetensors")
-    assert made.licence.startswith(f"{licence}; made from it: do not redistribute; research use")
-    assert checkpoint.inherited_licence(made.licence) == made.licence
+    assert made.license.startswith(f"{terms}; made from it: do not redistribute; research use")
+    assert checkpoint.inherited_license(made.license) == made.license
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_is_held_out_does_not_depend_on_the_seed(folder, monkeypatch, seed):
     monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
     files = (folder / name for name in ("fer2013.csv", "fer2013new.csv", "marked.parquet"))
-    job = Job(*files, False, None, 16, 64, Pretraining(), TrainingSettings(), Place())
+    job = PretrainJob(*files, False, None, 16, 64, Pretraining(), TrainingConfig(), ComputeConfig())
     one, other = (
-        _read(replace(job, training=replace(job.training, seed=s)), 64) for s in (0, seed)
+        read_data(replace(job, training=replace(job.training, seed=s)), 64) for s in (0, seed)
     )
     np.testing.assert_array_equal(one.split.validation, other.split.validation)
     np.testing.assert_array_equal(one.landmark_split[1], other.landmark_split[1])
@@ -188,7 +186,7 @@ def test_what_cannot_be_is_said_in_a_sentence(folder):
     assert "--seed is 0 or more" in pretrain(folder, "no", "--seed", "-1").output
     taken = pretrain(folder, "fer2013.csv")
     assert "fer2013.csv cannot be the run's folder (Not a directory)" in taken.output
-    assert "--balance is from 0 to 1" in pretrain(folder, "no", "--balance", "2").output
+    assert "--balance is from 0 to 1, not 2" in pretrain(folder, "no", "--balance", "2").output
     other = pretrain(folder, "no", "--landmarks", str(folder / "fer2013.csv"))
     assert "cannot be read as a Parquet table with columns name, jpg, landmarks" in " ".join(
         other.output.split()

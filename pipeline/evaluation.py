@@ -1,0 +1,228 @@
+"""Evaluation on labelled image files and of results on annotated videos."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from emopipe.emonet.checkpoint import CropSpec
+from emopipe.emonet.evaluation import (
+    VIEWS,
+    ImageReport,
+    VideoReport,
+    expected_classes,
+    score_labels,
+)
+from emopipe.emonet.inference import Prediction, concatenated, predict_crops
+from emopipe.emonet.metrics import DimensionScores, ExpressionScores, score_dimension
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.annotations import AnnotationError, LabelledImages
+from emopipe.pipeline.faces.align import crop_boxes, cut
+from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, Faces
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.settings import DEFAULT_DETECTOR
+from emopipe.pipeline.table.results import Results
+
+_DIMENSIONS = ("valence", "arousal")
+_LANDMARKS_ARE_THE_BOX = BoxToLandmarks(shift=(0.0, 0.0), scale=1.0)
+_IMAGES_AT_A_TIME = 256
+_SHOWN = 5
+
+
+def predict_images(
+    predictor: Predictor, images: LabelledImages, *, mirror: bool
+) -> tuple[NDArray[np.int64], Prediction, tuple[str, ...]]:
+    """Predict from labelled images, each cropped as the checkpoint needs it.
+
+    The crop is placed by the landmarks, else by the given box (as if it were the default
+    detector's), else by the face to which the default detector gives the highest score.
+
+    Args:
+        predictor: the network.
+        images: what to predict from.
+        mirror: whether to average over each crop and its mirror image.
+
+    Returns:
+        Indices of the m images that could be used, (m,); the predictions for them; and sentences
+        about the others.
+
+    Raises:
+        AnnotationError: no image could be used.
+    """
+    checkpoint = predictor.checkpoint
+    cutter = _Cutter(images, checkpoint.crop, checkpoint.input_size)
+    parts: list[Prediction] = []
+    used: list[int] = []
+    for indices, crops in _batches(cutter, len(images.paths)):
+        used += indices
+        parts.append(predict_crops(predictor, crops, mirror=mirror))
+    if not parts:
+        raise AnnotationError(f"no image could be used: {'; '.join(cutter.problems[:_SHOWN])}")
+    return np.array(used, np.int64), concatenated(parts), tuple(cutter.problems)
+
+
+def evaluate_images(predictor: Predictor, images: LabelledImages) -> ImageReport:
+    """Score a network on labelled images, plain and averaged with the mirror images.
+
+    Args:
+        predictor: the network.
+        images: the images with their labels.
+
+    Raises:
+        AnnotationError: no image could be used.
+        EvaluationError: network and labels have no class in common.
+    """
+    model_classes = predictor.checkpoint.classes
+    classes = expected_classes(images.expression, model_classes)
+    expressions: dict[str, ExpressionScores] = {}
+    dimensions: dict[str, DimensionScores] = {}
+    for view, mirror in VIEWS.items():
+        used, prediction, problems = predict_images(predictor, images, mirror=mirror)
+        labels = images.expression[used], images.dimensions[used]
+        scores, rated, unmatched = score_labels(prediction, model_classes, classes, *labels)
+        if scores is not None:
+            expressions[view] = scores
+        dimensions.update({f"{name}, {view}": one for name, one in rated.items()})
+    return ImageReport(
+        images=len(used),
+        given=len(images.paths),
+        classes=classes,
+        notes=(*problems, *unmatched),
+        expressions=expressions,
+        dimensions=dimensions,
+    )
+
+
+def join_continuous(
+    results: Results, annotation: pd.DataFrame
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Join each frame's first face with the annotation that is nearest in time.
+
+    The annotation must be within half of the usual interval between annotations, so that frames
+    outside of the annotated time do not count.
+
+    Args:
+        results: of `analyze`.
+        annotation: see `read_continuous`.
+
+    Returns:
+        Columns video, time, valence, arousal (both predicted), valence_annotated and
+        arousal_annotated; and sentences about videos that one side lacks.
+
+    Raises:
+        AnnotationError: nothing can be joined.
+    """
+    rows = results.rows.loc[results.rows["face"] == 0, ["video", "time", *_DIMENSIONS]]
+    rows = rows.astype({"video": str}).sort_values("time")
+    joined = [
+        pd.merge_asof(
+            predicted,
+            annotated.sort_values("time").drop(columns="video"),
+            on="time",
+            direction="nearest",
+            # pandas' stubs only allow dates as times.
+            tolerance=_half_step(annotated["time"]),  # type: ignore[arg-type]
+            suffixes=("", "_annotated"),
+        ).dropna()
+        for video, predicted in rows.groupby("video")
+        if len(annotated := annotation[annotation["video"] == video])
+    ]
+    table = pd.concat(joined) if joined else pd.DataFrame()
+    there, wanted = set(rows["video"]), set(annotation["video"])
+    if not len(table):
+        raise AnnotationError(
+            "no annotated time has a face beside it: the results have the videos "
+            f"{_few(there)}, the annotation {_few(wanted)}"
+        )
+    notes = []
+    if missing := wanted - there:
+        notes.append(f"annotated, but without a face in the results: {_few(missing)}")
+    if missing := there - wanted:
+        notes.append(f"in the results, but not annotated: {_few(missing)}")
+    return table, tuple(notes)
+
+
+def evaluate_continuous(results: Results, annotation: pd.DataFrame) -> VideoReport:
+    """Score results on continuously annotated videos, each video and all together.
+
+    Args:
+        results: of `analyze`.
+        annotation: see `read_continuous`.
+
+    Raises:
+        AnnotationError: no annotation belongs to a frame of the results.
+    """
+    joined, notes = join_continuous(results, annotation)
+    videos = {str(video): rows for video, rows in joined.groupby("video")}
+    scores = {
+        f"{video}: {name}": score_dimension(
+            rows[name].to_numpy(float), rows[f"{name}_annotated"].to_numpy(float)
+        )
+        for video, rows in {**videos, "all videos": joined}.items()
+        for name in _DIMENSIONS
+    }
+    return VideoReport(notes, scores)
+
+
+class _Cutter:
+    """Cuts crops out of images, collecting problems."""
+
+    def __init__(self, images: LabelledImages, crop: CropSpec, size: int) -> None:
+        self.problems: list[str] = []
+        self._images = images
+        self._crop = crop
+        self._size = size
+        self._detector: Detector | None = None
+
+    def cut(self, index: int) -> NDArray[np.uint8] | None:
+        """The crop of an image, (size, size, 3) uint8 RGB; None if there is a problem."""
+        path = self._images.paths[index]
+        try:
+            with Image.open(path) as opened:
+                image = np.asarray(opened.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            self.problems.append(f"{path} cannot be read ({error})")
+            return None
+        faces, calibration = self._face(image, self._images.boxes[index])
+        if not len(faces):
+            self.problems.append(f"{path}: no face was found")
+            return None
+        boxes = crop_boxes(faces[:1], calibration, self._crop)
+        crop: NDArray[np.uint8] = cut(image, boxes, self._size)[0]
+        return crop
+
+    def _face(
+        self, image: NDArray[np.uint8], box: NDArray[np.float64]
+    ) -> tuple[Faces, BoxToLandmarks]:
+        if np.isfinite(box).all():
+            given = Faces(box[None].astype(np.float32), np.ones(1, np.float32))
+            if self._images.of_landmarks:
+                return given, _LANDMARKS_ARE_THE_BOX
+            return given, self._loaded_detector().calibration
+        detector = self._loaded_detector()
+        return detector.detect([image])[0], detector.calibration
+
+    def _loaded_detector(self) -> Detector:
+        self._detector = self._detector or load_detector(DEFAULT_DETECTOR)
+        return self._detector
+
+
+def _batches(cutter: _Cutter, count: int) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    for first in range(0, count, _IMAGES_AT_A_TIME):
+        indices = range(first, min(first + _IMAGES_AT_A_TIME, count))
+        crops = {i: crop for i in indices if (crop := cutter.cut(i)) is not None}
+        if crops:
+            yield list(crops), np.stack(list(crops.values()))
+
+
+def _half_step(times: "pd.Series[float]") -> float:
+    """Half of the median interval between annotations, s; infinite for a single one."""
+    steps = times.sort_values().diff()
+    return float(steps.median()) / 2 if len(times) > 1 else float("inf")
+
+
+def _few(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown or "none"

@@ -1,0 +1,105 @@
+"""Labelled images and annotated videos are scored."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_faces import face_picture
+from PIL import Image
+
+from emopipe.emonet.checkpoint import open_model
+from emopipe.emonet.labels import EMOTIONS_8
+from emopipe.emonet.predictor import Predictor
+from emopipe.pipeline.annotations import AnnotationError, read_continuous, read_images
+from emopipe.pipeline.evaluation import (
+    evaluate_continuous,
+    evaluate_images,
+    join_continuous,
+    predict_images,
+)
+from emopipe.pipeline.faces.align import crop_boxes, cut, to_frame
+from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.table.results import Results
+
+
+def test_landmarks_a_box_and_detection_lead_to_similar_predictions(tmp_path):
+    face_picture().save(tmp_path / "face.png")
+    predictor = Predictor(*open_model("emonet-lite"), "cpu", "float32")
+    detector = load_detector("centerface")
+    (faces,) = detector.detect([np.asarray(face_picture())])
+    boxes = crop_boxes(faces[:1], detector.calibration, predictor.checkpoint.crop)
+    crops = cut(np.asarray(face_picture()), boxes, predictor.checkpoint.input_size)
+    points = to_frame(predictor(crops).landmarks, boxes, predictor.checkpoint.input_size)[0]
+    forms = {
+        "detected": ("", ""),
+        "box": (",x1,y1,x2,y2", "".join(f",{edge}" for edge in faces.boxes[0])),
+        "landmarks": (",facial_landmarks", "," + ";".join(map(str, points.ravel()))),
+    }
+    valence = {}
+    for form, (columns, values) in forms.items():
+        path = tmp_path / f"{form}.csv"
+        path.write_text(f"image,expression{columns}\nface.png,happy{values}\n")
+        _, prediction, problems = predict_images(predictor, read_images(path), mirror=True)
+        assert not problems
+        assert EMOTIONS_8[prediction.probabilities[0].argmax()] == "happy"
+        valence[form] = prediction.valence[0]
+    assert valence["box"] == valence["detected"]
+    assert valence["landmarks"] == pytest.approx(valence["box"], abs=0.1)
+
+
+def test_images_without_a_face_are_named_and_the_others_scored(tmp_path):
+    face_picture().save(tmp_path / "face.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
+    path = tmp_path / "labels.csv"
+    path.write_text("image,expression\nmissing.png,1\nnobody.png,1\nface.png,1\n")
+    predictor = Predictor(*open_model("emonet-lite"), "cpu", "float32")
+    used, prediction, problems = predict_images(predictor, read_images(path), mirror=False)
+    assert used.tolist() == [2]
+    assert len(prediction.probabilities) == 1
+    assert "missing.png cannot be read" in problems[0]
+    assert "nobody.png: no face" in problems[1]
+
+    report = evaluate_images(predictor, read_images(path))
+    assert (report.images, report.given) == (1, 3)
+    assert report.classes == EMOTIONS_8
+    assert report.expressions["mirror"].accuracy == 1
+    assert report.dimensions == {}
+    assert report.as_json()["expression, plain"]["samples"] == 1
+
+
+def results(times, values):
+    n = len(times)
+    rows = pd.DataFrame(
+        {
+            "video": pd.Categorical(["a.mp4"] * n),
+            "time": times,
+            "face": pd.array([0] * n, "Int16"),
+            "valence": np.array(values, np.float32),
+            "arousal": np.array(values, np.float32) / 2,
+        }
+    )
+    second = rows.assign(face=pd.array([1] * n, "Int16"), valence=np.float32(9))
+    nobody = rows[:1].assign(time=99.0, face=pd.array([pd.NA], "Int16"), valence=np.float32("nan"))
+    return Results(pd.concat([rows, second, nobody]), None, {}, None)
+
+
+def test_each_frame_is_joined_with_the_nearest_annotation_and_none_far_off(tmp_path):
+    path = tmp_path / "ratings.csv"
+    lines = [f"a.mp4,{t},{t / 10},0" for t in (0.0, 1.0, 2.0, 3.0)]
+    path.write_text(
+        "\n".join(["video,time,valence,arousal", *lines, "a.mp4,7,-5,-5", "b.mp4,0,0,0"])
+    )
+    made = results([0.1, 0.4, 0.9, 2.6, 7.0], [0.1, 0.2, 0.3, 0.4, 0.5])
+    joined, notes = join_continuous(made, read_continuous(path))
+    assert joined["time"].tolist() == [0.1, 0.4, 0.9, 2.6]
+    assert joined["valence_annotated"].tolist() == [0, 0, 0.1, 0.3]
+    np.testing.assert_allclose(joined["valence"], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert notes == ("annotated, but without a face in the results: b.mp4",)
+
+    report = evaluate_continuous(made, read_continuous(path))
+    assert report.dimensions["a.mp4: valence"] == report.dimensions["all videos: valence"]
+    assert report.dimensions["a.mp4: valence"].samples == 4
+    assert report.as_json()["notes"] == list(notes)
+
+    path.write_text("video,time,valence,arousal\nb.mp4,0,0,0\n")
+    with pytest.raises(AnnotationError, match=r"have the videos a\.mp4, the annotation b\.mp4"):
+        join_continuous(made, read_continuous(path))
