@@ -1,4 +1,4 @@
-"""`emopipe analyze` as a user meets it: exit statuses, sentences, and what each option does."""
+"""`emopipe analyze`: exit statuses, errors, help, and what each option does."""
 
 import json
 import os
@@ -40,7 +40,7 @@ BOX = ["x1", "y1", "x2", "y2"]
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a clip of one face and a picture of two."""
+    """A folder with a clip of one face and an image of two."""
     folder = tmp_path_factory.mktemp("media")
     face_clip(folder)
     two_faces_picture().save(folder / "two.png")
@@ -101,7 +101,7 @@ def test_failed_inputs_are_3_and_named_with_the_rest_done(here: Path, media: Pat
     assert "is empty" in summary["problems"]["bad.mp4"]
 
 
-def test_quiet_says_only_what_failed(here: Path, media: Path) -> None:
+def test_quiet_prints_failures_only(here: Path, media: Path) -> None:
     assert analyze(media / "two.png", "--quiet").output == ""
     result = analyze(media / "bad.mp4", "--quiet", "--out", "other.parquet")
     assert result.exit_code == 3
@@ -110,7 +110,7 @@ def test_quiet_says_only_what_failed(here: Path, media: Path) -> None:
 
 @pytest.fixture
 def traps(here: Path, media: Path) -> None:
-    """The current folder with a good picture, and files that are not what they are taken for."""
+    """The current folder with a good image, and files that are not what their names say."""
     shutil.copy(media / "two.png", here)
     Path("folder").mkdir()
     for name in ("folder/readme.md", "notes.md", "mine.parquet", "text.pth"):
@@ -156,7 +156,7 @@ def traps(here: Path, media: Path) -> None:
         ("two.png --dry-run --overwrite", "--dry-run"),
     ],
 )
-def test_what_cannot_be_is_2_and_one_sentence(
+def test_an_invalid_command_is_2_and_one_sentence(
     here: Path, traps: None, arguments: str, says: str
 ) -> None:
     result = analyze(*arguments.split())
@@ -167,7 +167,7 @@ def test_what_cannot_be_is_2_and_one_sentence(
     assert not list(here.glob("*.partial"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has such a device")
 def test_a_device_that_is_not_there_is_2(here: Path, media: Path) -> None:
     result = analyze(media / "two.png", "--device", "cuda")
     assert result.exit_code == 2 and "use --device cpu" in result.stderr
@@ -183,7 +183,7 @@ def test_other_settings_are_refused_and_harm_nothing(here: Path, media: Path) ->
     assert result.exit_code == 0 and "1 of 1 inputs were done" in result.stderr
 
 
-def test_a_dry_run_says_what_is_ahead_and_leaves_nothing(here: Path, media: Path) -> None:
+def test_a_dry_run_prints_the_estimate_and_leaves_nothing(here: Path, media: Path) -> None:
     result = analyze(media / "face.mp4", "--stride", "5", "--dry-run")
     assert result.exit_code == 0 and "about 10 frames" in result.stderr
     summary = json.loads(analyze(media / "face.mp4", "--stride", "5", "--dry-run", "--json").stdout)
@@ -316,7 +316,7 @@ def test_a_dry_run_starts_no_ray(here: Path, media: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def plain(media: Path) -> Results:
-    """The picture of two faces as the defaults see it."""
+    """Results of the image of two faces with default settings."""
     return analyze_videos(media / "two.png")
 
 
@@ -324,14 +324,14 @@ def by_place(results: Results) -> NDArray[np.float32]:
     return results.rows.sort_values("x1")[BOX].to_numpy(np.float32)
 
 
-def test_frames_and_faces_are_the_chosen_ones(here: Path, media: Path) -> None:
+def test_frames_and_faces_can_be_chosen(here: Path, media: Path) -> None:
     choice = ["--start", "1", "--end", "1.6", "--fps", "5", "--roi", "512,0,768,512"]
     rows = table(media / "face.mp4", *choice).rows
     assert rows.frame.tolist() == [25, 30, 35]
     assert rows.face.isna().all()  # the clip's face is not there
 
 
-def test_detection_has_the_size_asked_for(here: Path, media: Path, plain: Results) -> None:
+def test_the_size_for_detection_can_be_chosen(here: Path, media: Path, plain: Results) -> None:
     off = np.abs(by_place(table(media / "two.png", "--detect-size", "256")) - by_place(plain))
     assert 0.1 < off.max() < 12
 
@@ -374,7 +374,7 @@ def test_options_choose_how_the_network_runs(here: Path, media: Path) -> None:
     assert 0 < np.abs(half.rows.valence - exact.rows.valence).max() < 0.05
 
 
-def test_landmarks_have_the_type_asked_for(here: Path, media: Path) -> None:
+def test_the_type_of_the_landmarks_can_be_chosen(here: Path, media: Path) -> None:
     results = table(media / "two.png", "--landmarks", "float16")
     field = pq.read_schema("results.parquet").field("landmarks")
     assert field.type.value_type == pa.float16()
@@ -383,7 +383,7 @@ def test_landmarks_have_the_type_asked_for(here: Path, media: Path) -> None:
     assert "landmarks" not in pq.read_schema("results.parquet").names
 
 
-def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_goes_on(
+def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_resumes(
     here: Path, media: Path
 ) -> None:
     folder = here / "videos"

@@ -1,4 +1,4 @@
-"""`emopipe models` as a user meets it: what is printed, asked and returned."""
+"""`emopipe models`: output, questions and exit statuses."""
 
 import json
 import os
