@@ -85,7 +85,7 @@ class RunProgress(ProgressCallback):
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, percent="")
+        self._task = self._bar.add_task("starting", total=None, percent="")
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
