@@ -1,5 +1,7 @@
 """Crops to predictions: the network on a device, in a precision, in batches of fixed size."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emopipe.emonet.checkpoint import Checkpoint
+from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.fields import ArgumentError, public
 from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNet
@@ -66,6 +69,10 @@ class Predictions:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, not {shape}")
 
 
+class CropsError(EmopipeError, ValueError):
+    """What should be crops has another type or shape."""
+
+
 class Predictor:
     """A network on a device, in a precision.
 
@@ -105,15 +112,15 @@ class Predictor:
             crops: (N, size, size, 3) uint8 RGB, size being the checkpoint's; N may be 0.
 
         Raises:
-            ValueError: crops of another shape or type.
+            CropsError: crops of another shape or type.
             PredictionError: an output is not finite, for example if float16 overflows.
         """
         size = self.checkpoint.input_size
+        wanted = f"{self.checkpoint.name} takes a uint8 array of crops (N, {size}, {size}, 3)"
+        if not isinstance(crops, np.ndarray):
+            raise CropsError(f"{wanted}, not a {type(crops).__name__}")
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"{self.checkpoint.name} takes uint8 crops (N, {size}, {size}, 3), "
-                f"not {crops.dtype} {crops.shape}"
-            )
+            raise CropsError(f"{wanted}, not {crops.dtype} {crops.shape}")
         step = self.faces_per_batch
         batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
         if not batches:
@@ -159,6 +166,48 @@ class Predictor:
             landmarks=np.zeros((0, N_LANDMARKS, 2), np.float32),
             landmark_score=empty,
         )
+
+
+@public
+def load_model(
+    name: str | os.PathLike[str] = "emonet-lite",
+    *,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Predictor:
+    """Load a model that predicts from crops of faces. Nothing is downloaded.
+
+    Example:
+        >>> import emopipe
+        >>> import numpy as np
+        >>> model = emopipe.load_model("emonet-lite")
+        >>> size = model.checkpoint.input_size
+        >>> crops = np.zeros((2, size, size, 3), np.uint8)  # RGB
+        >>> predictions = model(crops)
+        >>> predictions.valence.shape, predictions.landmarks.shape
+        ((2,), (2, 68, 2))
+        >>> model.checkpoint.classes[:3]
+        ('neutral', 'happy', 'sad')
+
+    Args:
+        name: of a registered model (`emopipe models list`), or a checkpoint's path.
+        classes: names for its classes, in the order of its logits, instead of its own.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest available).
+        precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
+
+    Returns:
+        A function of (N, size, size, 3) uint8 RGB crops that returns `Predictions`. Where a crop is
+        to lie on the face, its `checkpoint.crop` says.
+
+    Raises:
+        EmopipeError: there is no such model here, or an argument is invalid.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise ArgumentError(f"`name` is a model's name or a checkpoint's path, not {name!r}")
+    names = None if classes is None else tuple(map(str, classes))
+    model, checkpoint = open_model(os.fspath(name), names, argument="name")
+    return Predictor(model, checkpoint, device, precision)
 
 
 def resolve_device(device: str) -> torch.device:

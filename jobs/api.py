@@ -64,10 +64,10 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     Example:
         >>> import emopipe
         >>> results = emopipe.analyze("clip.mp4", fps=5, max_faces=1)
-        >>> results.rows[["time", "emotion", "valence"]].head(2)  # doctest: +NORMALIZE_WHITESPACE
-           time emotion   valence
-        0   0.0   happy  0.778768
-        1   0.2   happy  0.778211
+        >>> results.rows[["time", "emotion", "valence"]].round(1).head(2)
+           time emotion  valence
+        0   0.0   happy      0.8
+        1   0.2   happy      0.8
 
     Args:
         inputs: files, folders, glob patterns, or `.txt` files that list paths; one or several.

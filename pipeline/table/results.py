@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ class Results:
             counts.append(f"{face.notna().sum():,} faces")
         landmarks = "none" if self.landmarks is None else f"{self.landmarks.shape} float32"
         model = self.settings.get("checkpoint", {}).get("name", "unknown")
+        columns = textwrap.fill(", ".join(self.rows.columns), 80, subsequent_indent=" " * 10)
         return (
             f"<Results: {', '.join(counts)}\n"
-            f" columns: {', '.join(self.rows.columns)}\n"
+            f" columns: {columns}\n"
             f" landmarks: {landmarks}\n"
             f" model: {model}>"
         )
