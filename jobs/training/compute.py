@@ -60,5 +60,5 @@ class ComputeConfig:
 
         found = torch.cuda.is_available()
         if self.local and self.gpu and not found:
-            raise TrainingError("`gpu`: PyTorch finds no GPU here; train without")
+            raise TrainingError("`gpu`: PyTorch finds no GPU here; leave it out")
         return replace(self, gpu=found if self.gpu is None else self.gpu)

@@ -4,7 +4,8 @@ import ctypes
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,59 +84,24 @@ def _train_on_ray(
     make_trainer: MakeTrainer, out: Path, compute: ComputeConfig, callback: TrainingCallback
 ) -> dict[str, Any]:
     # Imported late: training in this process needs no Ray.
-    import ray
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+    from ray.train import TrainingFailedError
     from ray.util.queue import Queue
 
     from emopipe.jobs.cluster import ClusterError, ClusterOptions, ray_session
 
     options = ClusterOptions(compute.address, compute.cpus, None if compute.gpu else 0)
     with ray_session(options):
-        available = ray.cluster_resources()
-        # Ray waits forever for resources that a cluster does not have.
-        if compute.gpu and available.get("GPU", 0) < compute.workers:
-            raise ClusterError(
-                f"`gpu`: {compute.workers} workers need a GPU each, Ray finds "
-                f"{available.get('GPU', 0):.0f}; lower `workers`, or train without"
-            )
-        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        cpus = _cpus_per_worker(compute, nodes)
-        threads = max(1, int(cpus))
         messages = Queue(actor_options={"num_cpus": 0})
-        problems: list[EmopipeError] = []
-        trainer = TorchTrainer(
-            lambda: _run_worker(make_trainer, threads, messages),
-            scaling_config=ScalingConfig(
-                num_workers=compute.workers,
-                use_gpu=compute.gpu,
-                resources_per_worker={
-                    "CPU": threads if cpus >= 1 else int(cpus * 1e4) / 1e4,
-                    **({"GPU": 1} if compute.gpu else {}),
-                },
-            ),
-            run_config=RunConfig(
-                name=_RAY_RUN,
-                # Ray resumes a run of the same name in the same folder.
-                storage_path=str(out.resolve()),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-            ),
-        )
-        listener = threading.Thread(
-            target=_forward_messages, args=(messages, callback, problems), daemon=True
-        )
-        listener.start()
-        failure = None
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            failure = error
-        except SystemExit as stopped:
-            # Ray handles Ctrl-C itself: it ends its workers, and then exits this process.
-            raise KeyboardInterrupt from stopped
-        finally:
-            messages.put(None)
-            listener.join()
+        trainer = _ray_trainer(make_trainer, out, compute, messages)
+        with _forwarding(messages, callback) as problems:
+            failure = None
+            try:
+                result = trainer.fit()
+            except TrainingFailedError as error:
+                failure = error
+            except SystemExit as stopped:
+                # Ray handles Ctrl-C itself: it ends its workers, and then exits this process.
+                raise KeyboardInterrupt from stopped
         if problems:
             raise problems[0]
         if failure:
@@ -147,6 +113,47 @@ def _train_on_ray(
             raise ClusterError("Ray saved no checkpoint of the training; `local` trains without it")
         with result.checkpoint.as_directory() as folder:
             return _load(Path(folder) / STATE)
+
+
+def _ray_trainer(
+    make_trainer: MakeTrainer, out: Path, compute: ComputeConfig, messages: Any
+) -> Any:
+    """Ray's `TorchTrainer` with resources that the cluster has.
+
+    Raises:
+        ClusterError: the cluster has too few GPUs.
+    """
+    import ray
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from emopipe.jobs.cluster import ClusterError
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    # Ray waits forever for resources that a cluster does not have.
+    if compute.gpu and gpus < compute.workers:
+        raise ClusterError(
+            f"`gpu`: {compute.workers} workers need a GPU each, Ray finds {gpus:.0f}; lower "
+            "`workers`, or train without"
+        )
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    cpus = _cpus_per_worker(compute, nodes)
+    threads = max(1, int(cpus))
+    resources = {"CPU": threads if cpus >= 1 else int(cpus * 1e4) / 1e4}
+    return TorchTrainer(
+        lambda: _run_worker(make_trainer, threads, messages),
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=compute.gpu,
+            resources_per_worker={**resources, **({"GPU": 1} if compute.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=_RAY_RUN,
+            # Ray resumes a run of the same name in the same folder.
+            storage_path=str(out.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
 
 
 def _cpus_per_worker(compute: ComputeConfig, nodes: list[float]) -> float:
@@ -196,10 +203,25 @@ def _train_in_worker(make_trainer: MakeTrainer, messages: Any) -> None:
             messages.put(epoch)
 
 
+@contextmanager
+def _forwarding(messages: Any, callback: TrainingCallback) -> Iterator[list[EmopipeError]]:
+    """Forward the workers' messages to the callback; yield a list that collects their errors."""
+    problems: list[EmopipeError] = []
+    listener = threading.Thread(
+        target=_forward_messages, args=(messages, callback, problems), daemon=True
+    )
+    listener.start()
+    try:
+        yield problems
+    finally:
+        messages.put(None)
+        listener.join()
+
+
 def _forward_messages(
     messages: Any, callback: TrainingCallback, problems: list[EmopipeError]
 ) -> None:
-    """Forward the workers' messages to the callback until None arrives; collect errors."""
+    """Forward messages until None arrives."""
     while (message := messages.get()) is not None:
         if isinstance(message, EmopipeError):
             problems.append(message)
