@@ -57,22 +57,22 @@ finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs th
 	$(BIN)/emopipe finetune $(FER2013) --train all --validation Training --local
 
 bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
-	$(BIN)/python tests/benchmarks/bench_speed.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_speed.py
 
 bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p video (10 minutes)
-	$(BIN)/python tests/benchmarks/bench_memory.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_memory.py
 
 bench-data: $(INSTALLED)  ## what share of a training step goes into reading and augmenting FER2013
-	$(BIN)/python tests/benchmarks/bench_data.py $(wildcard $(FER2013))
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_data.py $(wildcard $(FER2013))
 
 bench-landmarks: $(INSTALLED)  ## landmark errors by decoder, and steadiness on a clip (needs the reference data)
-	$(BIN)/python tests/benchmarks/bench_landmarks.py $(SHARED) $(MODEL)
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_landmarks.py $(SHARED) $(MODEL)
 
 bench-bookkeeping: $(INSTALLED)  ## the driver's time and memory over 100,000 spans (20 minutes)
-	$(BIN)/python tests/benchmarks/bench_bookkeeping.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_bookkeeping.py
 
 bench-ray: $(INSTALLED)  ## what Ray costs and gains beside --local (needs the reference data; 8 minutes)
-	$(BIN)/python tests/benchmarks/bench_ray.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_ray.py
 
 chaos: $(INSTALLED)  ## kill drivers, workers and trainings at random moments, 50 times (needs the reference data)
 	$(BIN)/python tests/chaos.py driver

@@ -22,8 +22,8 @@ from emopipe.emonet.model import STRIDE
 from emopipe.emonet.training.augmentation import N_RANDOM_PARAMS
 from emopipe.emonet.training.config import NONE
 from emopipe.emonet.training.pretrain import IMAGE_SCALE
+from emopipe.jobs.api import analyze
 from emopipe.jobs.training.pretrain import SPLIT_SEED
-from emopipe.pipeline.local import analyze
 from emopipe.pipeline.settings import DEFAULT_MODEL
 
 STILL = 24  # frames, about a second
@@ -123,7 +123,7 @@ DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def jitter(clip: Path, model: str) -> None:
     """Print how far points move where the face moves least, and how often the emotion changes."""
-    results = analyze(clip, model=model)
+    results = analyze(clip, model=model, engine="local")
     if results.landmarks is None:
         raise ValueError("the results hold no landmarks")
     steps = moved(results.landmarks.astype(np.float64))
