@@ -83,7 +83,7 @@ def test_half_precision_agrees_with_single(shared):
     "crops", [noise(1, 32), noise(1).astype(np.float32), noise(1)[0]], ids=["size", "type", "rank"]
 )
 def test_wrong_crops_are_refused(crops):
-    with pytest.raises(ValueError, match="takes uint8 crops"):
+    with pytest.raises(ValueError, match="takes a uint8 array of crops"):
         predictor()(crops)
 
 

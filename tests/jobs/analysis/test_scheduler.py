@@ -401,5 +401,5 @@ def test_many_spans_take_time_in_proportion_and_their_rows_are_not_kept(videos, 
 
     few_s, _ = cost(600)
     many_s, share = cost(3000)
-    assert many_s < 2 * 5 * few_s
+    assert many_s < 3 * 5 * few_s  # 25 times if it were quadratic
     assert share < 0.5

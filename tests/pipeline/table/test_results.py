@@ -248,6 +248,7 @@ def test_results_are_shown_in_a_few_lines(output):
     shown = repr(read_results(output)).splitlines()
     assert shown[0] == "<Results: 180 rows, 3 videos, 90 frames, 180 faces"
     assert shown[1].startswith(" columns: video, frame, time, face, track, x1")
-    assert shown[2:] == [" landmarks: (180, 68, 2) float32", " model: unknown>"]
+    assert shown[-2:] == [" landmarks: (180, 68, 2) float32", " model: unknown>"]
+    assert len(shown) <= 10 and max(map(len, shown)) <= 100
     few = repr(read_results(output, columns=["emotion"], landmarks=False)).splitlines()
     assert few[:3] == ["<Results: 180 rows", " columns: emotion", " landmarks: none"]
