@@ -123,14 +123,18 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
 def documented(settings: type[T]) -> type[T]:
     """Add the fields and their help to a settings dataclass's docstring."""
-    described = (settings.__doc__ or "").rstrip()
+    described = inspect.cleandoc(settings.__doc__ or "")
     settings.__doc__ = f"{described}\n\nAttributes:\n{help_lines(settings)}"
     return settings
 
 
 def help_lines(settings: type) -> str:
-    """The fields of a settings dataclass with their help, a line each."""
-    return "\n".join(f"    {name}: {rule.help}" for name, rule in rules_of(settings).items())
+    """The fields of a settings dataclass with their help and what they take, a line each."""
+    lines = []
+    for name, rule in rules_of(settings).items():
+        takes = rule.range or ", ".join(rule.choices)
+        lines.append(f"    {name}: {rule.help}{f' [{takes}]' if takes else ''}")
+    return "\n".join(lines)
 
 
 def check_settings(settings: Any, error: type[EmopipeError]) -> None:

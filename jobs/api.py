@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
 ) -> Results:
     """Analyze videos and images, and return the table of all faces.
 
-    With `out` the results are kept there, and the same call goes on where an earlier one stopped.
+    With `out` the results are kept there, and the same call resumes one that was stopped.
 
     Example:
         >>> import emopipe
@@ -101,7 +102,12 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
 
 
 analyze.__doc__ = "\n".join(
-    [str(analyze.__doc__), "Settings:", *map(help_lines, (Settings, Selection, ClusterOptions))]
+    [
+        cleandoc(str(analyze.__doc__)),
+        "",
+        "Settings:",
+        *map(help_lines, (Settings, Selection, ClusterOptions)),
+    ]
 )
 
 

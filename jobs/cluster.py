@@ -119,7 +119,7 @@ def _start_or_join(options: ClusterOptions) -> None:
         where = f"`address` {options.address}" if options.address else "Ray on this machine"
         raise ClusterError(
             f"{where} does not start or answer ({str(error).splitlines()[0]}); "
-            f"`engine` local works without Ray"
+            f"the engine `local` needs no Ray"
         ) from error
 
 

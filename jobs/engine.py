@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 RAY_START_S = 6.0
 """From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
 
-FRAME_CPU_S = 0.04
-"""CPU time of a frame: detection at 640 px on one thread, the rest is small (DESIGN, measured)."""
+FRAME_CPU_S = 0.055
+"""CPU time of a frame, nearly all of it detection at 640 px (`make bench`: 36 frames/s on two
+cores)."""
 
 PROCESS_CORES = 4
 """One process keeps about so many cores busy: detection gains little from further threads."""
@@ -76,7 +77,11 @@ def run(
         from emopipe.jobs.analysis import driver
 
         return driver.run(inputs, out, settings, overwrite, progress, cluster)
-    return _run_here(inputs, out, settings, overwrite, progress, may_start_ray=engine == "auto")
+    if engine == "local":
+        from emopipe.pipeline import local
+
+        return local.run(inputs, out, settings, overwrite, progress)
+    return _run_estimated(inputs, out, settings, overwrite, progress)
 
 
 def repays_ray(frames: int, cores: int) -> tuple[bool, str]:
@@ -102,16 +107,10 @@ def _gpus(settings: Settings) -> str:
     return f"{count} GPU{'s' if count > 1 else ''}" if count else ""
 
 
-def _run_here(
-    inputs: Inputs,
-    out: Path,
-    settings: Settings,
-    overwrite: bool,
-    progress: ProgressCallback,
-    *,
-    may_start_ray: bool,
+def _run_estimated(
+    inputs: Inputs, out: Path, settings: Settings, overwrite: bool, progress: ProgressCallback
 ) -> list[VideoRecord]:
-    """Analyze in this process or, once the work is estimated, on a Ray started here."""
+    """Estimate the work, then analyze in this process or on a Ray started here."""
     from emopipe.emonet.checkpoint import open_model
     from emopipe.pipeline.local import LocalEngine
 
@@ -122,14 +121,11 @@ def _run_here(
 
         def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:
             on_ray, why = repays_ray(estimate.frames, available_cores())
-            if not (may_start_ray and files):
-                yield from local.work(store, files, estimate)
-            elif not on_ray:
-                progress.on_message(f"engine local: {why}")
-                yield from local.work(store, files, estimate)
-            else:
-                progress.on_message(f"engine ray: {why}")
-                yield from _work_on_ray(settings, progress, decoder, store, files, estimate)
+            if files:
+                progress.on_message(f"engine {'ray' if on_ray else 'local'}: {why}")
+            if not on_ray:
+                return local.work(store, files, estimate)
+            return _work_on_ray(settings, progress, decoder, store, files, estimate)
 
         return run_analysis(inputs, out, settings, checkpoint, overwrite, progress, decoder, work)
 

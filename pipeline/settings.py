@@ -129,6 +129,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_settings(self, SettingsError)
+        _require(
+            isinstance(self.selection, Selection),
+            f"`selection` is a Selection, not {self.selection!r}",
+        )
         names = self.classes or ("one",)
         _require(
             len(set(names)) == len(names) and all(names),

@@ -147,7 +147,7 @@ class Scheduler:
         if self.consecutive_failures >= self._max_failures:
             raise WorkersError(
                 f"Ray's workers die before they do anything ({reason}); "
-                f"`engine` local works without Ray"
+                f"the engine `local` needs no Ray"
             )
         return None
 

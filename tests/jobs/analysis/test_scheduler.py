@@ -383,7 +383,7 @@ def test_workers_that_die_before_they_have_a_task_end_the_run_with_a_sentence(ou
         scheduler.on_worker_death(None, "no memory")
         scheduler.on_worker_death(None, "no memory")
         assert scheduler.consecutive_failures == 2
-        with pytest.raises(WorkersError, match=r"no memory.*`engine` local"):
+        with pytest.raises(WorkersError, match=r"no memory.*the engine `local`"):
             scheduler.on_worker_death(None, "no memory")
 
 
