@@ -1,5 +1,5 @@
 """`python -m emopipe.jobs.cli`: the `emopipe` command."""
 
-from emopipe.jobs.cli import main
+from emopipe.jobs.cli import program
 
-main(prog_name="emopipe")
+program()
