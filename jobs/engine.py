@@ -19,7 +19,7 @@ from emopipe.pipeline.table.schema import VideoRecord
 if TYPE_CHECKING:
     from emopipe.pipeline.table.store import Store
 
-RAY_START_S = 6.0
+RAY_START_S = 5.0
 """From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
 
 FRAME_CPU_S = 0.055
