@@ -7,3 +7,7 @@ class EmopipeError(Exception):
 
 class EvaluationError(EmopipeError):
     """Data, options and models that do not fit together."""
+
+
+class TrainingError(EmopipeError):
+    """Training that cannot be done, or cannot be resumed, as asked for."""

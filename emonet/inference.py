@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emopipe.emonet.data.augmentation import N_RANDOM_PARAMS
+from emopipe.emonet.data.config import NONE
 from emopipe.emonet.data.fer2013 import network_input
 from emopipe.emonet.data.landmarks68 import LandmarkSet
 from emopipe.emonet.metrics import landmark_errors
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import FACES_PER_BATCH, Predictor
-from emopipe.emonet.training.augmentation import N_RANDOM_PARAMS
-from emopipe.emonet.training.config import NONE
 
 _IMAGES_AT_A_TIME = 128  # bounds memory: 100 MB of 256 px crops, as float32
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emopipe.emonet.checkpoint import CropSpec
-from emopipe.emonet.data.fer2013 import DataError
-from emopipe.emonet.data.splits import HELD_OUT
-from emopipe.emonet.files import sha256_of
-from emopipe.emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS, OUTER_EYE_CORNERS
-from emopipe.emonet.training.augmentation import (
+from emopipe.emonet.data.augmentation import (
     affine_matrices,
     augment,
     mirrored,
     transform_points,
 )
-from emopipe.emonet.training.config import Augmentation
+from emopipe.emonet.data.config import Augmentation
+from emopipe.emonet.data.fer2013 import DataError
+from emopipe.emonet.data.splits import HELD_OUT
+from emopipe.emonet.files import sha256_of
+from emopipe.emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS, OUTER_EYE_CORNERS
 
 _COLUMNS = ["name", "jpg", "landmarks"]
 
@@ -87,7 +87,7 @@ class LandmarkSet:
             rows: (m,) indices of the images.
             crop: where the network's crop lies, relative to the landmarks.
             size: side of the crops, pixels.
-            params: (m, N_RANDOM_PARAMS) float in [0, 1), see `emonet.training.augmentation`.
+            params: (m, N_RANDOM_PARAMS) float in [0, 1), see `emonet.data.augmentation`.
             strength: how strongly images are changed.
 
         Returns:

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emopipe.emonet.checkpoint import Checkpoint
+from emopipe.emonet.data import augmentation
+from emopipe.emonet.data.augmentation import augment
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.splits import Split
 from emopipe.emonet.inference import predict_fer2013
 from emopipe.emonet.metrics import score_expressions
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
-from emopipe.emonet.training import augmentation
-from emopipe.emonet.training.augmentation import augment
 from emopipe.emonet.training.config import FineTuning
 from emopipe.emonet.training.trainer import class_weights_of, steps_of
 

@@ -14,18 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emopipe.emonet.checkpoint import Checkpoint
+from emopipe.emonet.data import augmentation
+from emopipe.emonet.data.augmentation import augment
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.landmarks68 import LandmarkSet
 from emopipe.emonet.data.splits import Split
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.inference import landmark_errors_of, predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.metrics import concordance, score_expressions
 from emopipe.emonet.model import STRIDE, EmoNet
 from emopipe.emonet.predictor import Predictor
-from emopipe.emonet.training import augmentation
-from emopipe.emonet.training.augmentation import augment
-from emopipe.emonet.training.config import Pretraining, TrainingError
+from emopipe.emonet.training.config import Pretraining
 from emopipe.emonet.training.trainer import class_weights_of, steps_of
 
 VALENCE_AROUSAL = {

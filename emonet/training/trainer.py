@@ -20,9 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import resolve_device, resolve_precision
-from emopipe.emonet.training.config import COOLDOWN_EPOCHS, TrainingConfig, TrainingError
+from emopipe.emonet.training.config import COOLDOWN_EPOCHS, TrainingConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.fields import check_settings, documented, setting
-from emopipe.emonet.training.config import TrainingError
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
     import torch

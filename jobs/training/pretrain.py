@@ -14,18 +14,13 @@ from emopipe.emonet.data import fer2013, landmarks68, splits
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.landmarks68 import LandmarkSet
 from emopipe.emonet.data.splits import Split
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.inference import landmark_errors_of, output_range, predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.metrics import as_json, score_dimension
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
-from emopipe.emonet.training.config import (
-    INPUT_SIZE,
-    WIDTH,
-    Pretraining,
-    TrainingConfig,
-    TrainingError,
-)
+from emopipe.emonet.training.config import INPUT_SIZE, WIDTH, Pretraining, TrainingConfig
 from emopipe.emonet.training.pretrain import (
     IMAGE_SCALE,
     PretrainingTask,

@@ -19,6 +19,7 @@ from emopipe.emonet import checkpoint as checkpoints
 from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.splits import Split
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.evaluation import Evaluation, evaluate
 from emopipe.emonet.files import atomic_write
 from emopipe.emonet.inference import predict_fer2013
@@ -26,7 +27,7 @@ from emopipe.emonet.metrics import confusion
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
 from emopipe.emonet.training.calibration import Calibration, fit, fold
-from emopipe.emonet.training.config import TrainingConfig, TrainingError
+from emopipe.emonet.training.config import TrainingConfig
 from emopipe.emonet.training.trainer import Epoch
 from emopipe.jobs.training import plots
 from emopipe.jobs.training.compute import ComputeConfig

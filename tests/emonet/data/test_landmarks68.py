@@ -14,12 +14,11 @@ from made_landmarks import SIDE, landmark_set, shapes, write_landmarks
 from PIL import Image
 
 from emopipe.emonet.checkpoint import CropSpec
-from emopipe.emonet.data import landmarks68
+from emopipe.emonet.data import augmentation, landmarks68
+from emopipe.emonet.data.config import NONE
 from emopipe.emonet.data.fer2013 import DataError
 from emopipe.emonet.data.landmarks68 import read_samples
 from emopipe.emonet.labels import MIRRORED_LANDMARKS
-from emopipe.emonet.training import augmentation
-from emopipe.emonet.training.config import NONE
 
 CROP = CropSpec(scale=1.39, shift=(0.0, -0.13))
 

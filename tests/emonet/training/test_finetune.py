@@ -10,8 +10,9 @@ from made_fer2013 import face_set
 from torch import multiprocessing
 
 from emopipe.emonet.data import fer2013
+from emopipe.emonet.data.config import NONE
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
-from emopipe.emonet.training.config import BATCH_NORMS, NONE, FineTuning, TrainingConfig
+from emopipe.emonet.training.config import BATCH_NORMS, FineTuning, TrainingConfig
 from emopipe.emonet.training.finetune import initial_network
 from emopipe.emonet.training.trainer import Trainer
 

@@ -13,11 +13,13 @@ from made_landmarks import landmark_set
 
 from emopipe.emonet.checkpoint import random_weights
 from emopipe.emonet.data import splits
+from emopipe.emonet.data.config import NONE
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNetOutput
 from emopipe.emonet.training import pretrain as pretraining
-from emopipe.emonet.training.config import NONE, Pretraining, TrainingConfig, TrainingError
+from emopipe.emonet.training.config import Pretraining, TrainingConfig
 from emopipe.emonet.training.pretrain import Batch, PretrainingTask, dimensions, gaussians
 from emopipe.emonet.training.trainer import Trainer, class_weights_of
 

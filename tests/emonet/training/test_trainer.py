@@ -10,8 +10,9 @@ from made_fer2013 import face_set
 
 from emopipe.emonet.checkpoint import random_weights
 from emopipe.emonet.data import splits
+from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
-from emopipe.emonet.training.config import FineTuning, TrainingConfig, TrainingError
+from emopipe.emonet.training.config import FineTuning, TrainingConfig
 from emopipe.emonet.training.finetune import FineTuningTask, initial_network
 from emopipe.emonet.training.trainer import Trainer, learning_rate, resolved
 

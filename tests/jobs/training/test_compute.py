@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from emopipe.emonet.training.config import TrainingError
+from emopipe.emonet.errors import TrainingError
 from emopipe.jobs.training.compute import ComputeConfig
 
 

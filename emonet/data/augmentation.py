@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from emopipe.emonet.training.config import Augmentation
+from emopipe.emonet.data.config import Augmentation
 
 N_RANDOM_PARAMS = 18
 """Uniform random numbers per sample."""

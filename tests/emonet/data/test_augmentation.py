@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_fer2013 import images_and_labels
 
+from emopipe.emonet.data import augmentation
+from emopipe.emonet.data.augmentation import affine_matrices, augment, transform_points
+from emopipe.emonet.data.config import NONE, Augmentation
 from emopipe.emonet.data.fer2013 import network_input
-from emopipe.emonet.training import augmentation
-from emopipe.emonet.training.augmentation import affine_matrices, augment, transform_points
-from emopipe.emonet.training.config import NONE, Augmentation
 
 
 def augmented(images, params, strength, size=64):
