@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emopipe.emonet import registry as weights
+from emopipe.emonet import registry
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.files import atomic_write, sha256_of
 from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
@@ -116,16 +116,16 @@ def open_model(
 
     Raises:
         CheckpointError: there is no such file, it is not an EmoNet, it is not the registry's file,
-            or it has another number of classes.
+            or the classes are not distinct or not as many as it has.
         WeightsError: the registry's model is not on this machine; the text says how to get it.
     """
-    entry = weights.REGISTRY.get(model)
+    entry = registry.REGISTRY.get(model)
     if entry and entry.kind == "model":
         network, checkpoint = _load_registered(entry)
     elif os.path.isfile(model):  # noqa: PTH113 -- Path's raises for too long names and unreadable folders
         network, checkpoint = load(Path(model))
     else:
-        known = ", ".join(name for name, e in weights.REGISTRY.items() if e.kind == "model")
+        known = ", ".join(name for name, e in registry.REGISTRY.items() if e.kind == "model")
         raise CheckpointError(
             f"`{argument}` {model}: there is no such file, and no model of that name; "
             f"give the path of a .safetensors or .pth file, or one of {known}"
@@ -137,11 +137,13 @@ def open_model(
             f"`classes` names {len(classes)} classes, but {model} has {len(checkpoint.classes)} "
             f"({', '.join(checkpoint.classes)}): name that many, in this order"
         )
+    if len(set(classes)) < len(classes):
+        raise CheckpointError(f"`classes` are distinct names, not {', '.join(classes)}")
     return network, replace(checkpoint, classes=classes)
 
 
-def _load_registered(entry: weights.WeightFile) -> tuple[EmoNet, Checkpoint]:
-    path = weights.locate(entry.name)
+def _load_registered(entry: registry.WeightFile) -> tuple[EmoNet, Checkpoint]:
+    path = registry.locate(entry.name)
     network, checkpoint = load(path, entry.name)
     if checkpoint.sha256 != entry.sha256:
         raise CheckpointError(
@@ -193,7 +195,7 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     if broken:
         raise CheckpointError(
             f"{path} holds values that are not finite, in {broken[0]}: its training failed; "
-            f"use another `model`"
+            f"use another checkpoint"
         )
     model = EmoNet(len(checkpoint.classes), checkpoint.width)
     model.load_state_dict(state, strict=True)
@@ -234,7 +236,20 @@ def inherited_license(start: str) -> str:
 def random_weights(
     seed: int, classes: tuple[str, ...], width: int, input_size: int
 ) -> tuple[EmoNet, Checkpoint]:
-    """Make a network with random weights; its name and license say so."""
+    """Make a network with random weights; its name and license say so.
+
+    Args:
+        seed: of the weights.
+        classes: expression names in the order of the logits.
+        width: channels of the hourglasses, a multiple of 16.
+        input_size: side of the square crop, pixels, a multiple of `SIZE_MULTIPLE`.
+
+    Returns:
+        The network, float32, on the CPU, in evaluation mode; and its description.
+
+    Raises:
+        ValueError: classes, width or input size cannot be those of an EmoNet.
+    """
     checkpoint = Checkpoint(
         name=f"random-{seed}",
         classes=classes,
@@ -260,7 +275,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({error}); "
-            f"fetch or copy the file again, or use another `model`"
+            f"fetch or copy the file again"
         ) from error
     if _METADATA_KEY not in metadata:
         raise CheckpointError(
@@ -310,7 +325,7 @@ def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
             f"; and {more} more" if more > 0 else ""
         )
         raise CheckpointError(
-            f"{path} holds another network than EmoNet: {shown}. Use an EmoNet file as `model`"
+            f"{path} holds another network than EmoNet: {shown}. Use a checkpoint of EmoNet"
         )
 
 

@@ -13,7 +13,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from emopipe.emonet import registry as weights
+from emopipe.emonet import registry
 from emopipe.jobs.cli.analyze import analyze
 from emopipe.jobs.cli.base import Command, name_options
 from emopipe.pipeline.media.readers import optional_backends
@@ -77,8 +77,8 @@ def _checks() -> dict[str, Check]:
     for package, module in PACKAGES.items():
         checks[package] = partial(_package, package, module)
     checks["devices"] = _devices
-    for entry in weights.ENTRIES:
-        checks[f"{weights.lookup(entry).kind} {entry}"] = partial(_weights, entry)
+    for entry in registry.ENTRIES:
+        checks[f"{registry.lookup(entry).kind} {entry}"] = partial(_weights, entry)
     checks["cache folder"] = _cache
     return checks
 
@@ -123,15 +123,15 @@ def _devices() -> tuple[bool | None, str]:
 
 
 def _weights(entry: str) -> tuple[bool | None, str]:
-    status = weights.verify(entry, content=False)
+    status = registry.verify(entry, content=False)
     if status.state not in ("missing", "damaged"):
         return True, status.state
-    needed = bool(weights.lookup(entry).package)
+    needed = bool(registry.lookup(entry).package)
     return False if needed else None, f"{status.state}: emopipe models fetch {entry}"
 
 
 def _cache() -> tuple[bool | None, str]:
-    folder = weights.cache_folder()
+    folder = registry.cache_folder()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     writable = existing.is_dir() and os.access(existing, os.W_OK)
     return writable, f"{folder}{'' if writable else ' cannot be written: set EMOPIPE_CACHE'}"

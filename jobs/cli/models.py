@@ -12,8 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
 
-from emopipe.emonet import download
-from emopipe.emonet import registry as weights
+from emopipe.emonet import download, registry
 from emopipe.emonet.download import ConsentError, FetchError
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import ENTRIES, REGISTRY, MissingWeightsError, Status, WeightFile
@@ -52,12 +51,12 @@ def info(name: str, as_json: bool) -> None:
     """Describe one model or detector: facts and, of a model, its card."""
     facts = _facts(name)
     if as_json:
-        click.echo(json.dumps(facts | {"card": weights.card(name)}, indent=2))
+        click.echo(json.dumps(facts | {"card": registry.card(name)}, indent=2))
         return
     for key, value in facts.items():
         if value:
             click.echo(f"{key + ':':17}{', '.join(value) if isinstance(value, list) else value}")
-    if card := weights.card(name):
+    if card := registry.card(name):
         from rich.markdown import Markdown
 
         click.echo()
@@ -130,7 +129,7 @@ def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
 def path(name: str) -> None:
     """Print the path of a file of weights on this machine."""
     try:
-        click.echo(weights.locate(name))
+        click.echo(registry.locate(name))
     except MissingWeightsError as error:
         raise click.ClickException(str(error)) from error
 
@@ -141,15 +140,15 @@ def _console() -> Console:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    file = weights.lookup(name)
-    status = weights.verify(name, content=False)
+    file = registry.lookup(name)
+    status = registry.verify(name, content=False)
     return {
         "name": name,
         "kind": file.kind,
         "state": status.state,
         "reason": status.reason,
         "path": str(status.path),
-        "bytes": sum(part.size for part in weights.parts(name)),
+        "bytes": sum(part.size for part in registry.parts(name)),
         "sha256": file.sha256,
         "url": file.url,
         "license": file.license,
@@ -167,8 +166,8 @@ def _fetch_consented(name: str, source: str | None, accept_license: bool) -> Pat
     except ConsentError:
         if not sys.stdin.isatty():
             raise
-        terms = weights.lookup(name).license
-        click.echo(f"{name} is for non-commercial use only: {weights.lookup(name).source}")
+        terms = registry.lookup(name).license
+        click.echo(f"{name} is for non-commercial use only: {registry.lookup(name).source}")
         click.confirm(f"Do you accept its license, {terms}?", abort=True)
         return _fetch_shown(name, source, True)
 
@@ -178,7 +177,7 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        tasks = {part: bar.add_task(part.file, total=part.size) for part in weights.parts(name)}
+        tasks = {part: bar.add_task(part.file, total=part.size) for part in registry.parts(name)}
 
         def show(part: WeightFile, done: int) -> None:
             bar.update(tasks[part], completed=done)
@@ -188,11 +187,11 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
 
 def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
     """Check an entry's files and, for a model whose files are intact, its outputs."""
-    status = weights.verify(name)
+    status = registry.verify(name)
     intact = status.state not in ("missing", "damaged")
     notes = [status.reason] if status.reason else []
     passed = intact or (status.state == "missing" and not named)
-    if intact and weights.lookup(name).kind == "model":
+    if intact and registry.lookup(name).kind == "model":
         passed, findings = _outputs(status, picture)
         notes += findings
     return {"name": name, "state": status.state, "passed": passed, "notes": notes}

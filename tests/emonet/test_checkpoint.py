@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from emopipe.emonet import checkpoint
+from emopipe.emonet import checkpoint, registry
 from emopipe.emonet.checkpoint import CheckpointError
 from emopipe.emonet.files import sha256_of
 from emopipe.emonet.labels import EMOTIONS_5, EMOTIONS_8
@@ -183,15 +183,14 @@ def test_a_model_that_is_not_there_is_named():
             checkpoint.open_model(model)
 
 
-def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_is_not_the_published_one_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path))
-    model, _ = checkpoint.random_weights(3, EMOTIONS_8, width=256, input_size=256)
     path = tmp_path / "emonet_8.pth"
-    torch.save(model.state_dict(), path)
-    published = checkpoint.weights.REGISTRY["emonet-8"]
-    with path.open("ab") as file:
-        file.truncate(published.size)
-    with pytest.raises(CheckpointError, match="emonet_8"):
+    torch.save(small[0].state_dict(), path)
+    published = registry.lookup("emonet-8")
+    same_size = replace(published, size=path.stat().st_size)
+    monkeypatch.setitem(registry.REGISTRY, "emonet-8", same_size)
+    with pytest.raises(CheckpointError, match=r"emonet_8\.pth is not the published emonet-8"):
         checkpoint.open_model("emonet-8")
 
 
@@ -200,3 +199,5 @@ def test_classes_can_be_renamed(tmp_path):
     assert checkpoint.open_model("emonet-lite", names)[1].classes == names
     with pytest.raises(CheckpointError, match="`classes` names 2 classes, but emonet-lite has 8"):
         checkpoint.open_model("emonet-lite", ("a", "b"))
+    with pytest.raises(CheckpointError, match="`classes` are distinct names, not a, a, a"):
+        checkpoint.open_model("emonet-lite", ("a",) * 8)

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from emopipe.emonet import registry as weights
+from emopipe.emonet import registry
 from emopipe.emonet.files import sha256_of
 from emopipe.emonet.model import EmoNet
 from emopipe.jobs.cli.models import models
@@ -36,12 +36,12 @@ def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("yunet", "emonet-5"):
         file = replace(
-            weights.lookup(name),
+            registry.lookup(name),
             size=len(CONTENT),
             sha256=sha256(CONTENT).hexdigest(),
             url="http://127.0.0.1:9/closed",
         )
-        monkeypatch.setitem(weights.REGISTRY, name, file)
+        monkeypatch.setitem(registry.REGISTRY, name, file)
         (folder / file.file).write_bytes(CONTENT)
     return folder
 
@@ -54,7 +54,7 @@ def test_list_shows_every_entry_with_its_state(cache: Path) -> None:
     result = run("list")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert set(weights.ENTRIES) < set(lines)
+    assert set(registry.ENTRIES) < set(lines)
     assert "bundled" in lines["emonet-lite"]
     assert "installed" in lines["centerface"]
     assert "missing" in lines["emonet-8"] and "CC BY-NC-ND 4.0" in lines["emonet-8"]
@@ -72,7 +72,7 @@ def test_list_as_json_has_every_state(weights_folder: Path, cache: Path) -> None
 def test_info_prints_facts_and_card() -> None:
     result = run("info", "emonet-5")
     assert result.exit_code == 0
-    assert weights.lookup("emonet-5").sha256 in result.stdout
+    assert registry.lookup("emonet-5").sha256 in result.stdout
     assert "The fifth class is disputed" in result.stdout
 
 
@@ -83,7 +83,7 @@ def test_info_as_json_carries_the_card() -> None:
 
 
 def test_fetch_then_path_prints_where_it_lies(weights_folder: Path, cache: Path) -> None:
-    file = cache / weights.lookup("yunet").file
+    file = cache / registry.lookup("yunet").file
     assert run("fetch", "yunet", "--from", weights_folder).stdout == f"yunet: {file}\n"
     assert run("path", "yunet").stdout == f"{file}\n"
 
@@ -91,7 +91,7 @@ def test_fetch_then_path_prints_where_it_lies(weights_folder: Path, cache: Path)
 def test_fetch_of_what_is_bundled_is_no_error() -> None:
     result = run("fetch", "emonet-lite")
     assert result.exit_code == 0
-    assert result.stdout == f"emonet-lite: {weights.locate('emonet-lite')}\n"
+    assert result.stdout == f"emonet-lite: {registry.locate('emonet-lite')}\n"
 
 
 def test_one_failed_fetch_leaves_the_others_and_shows_in_the_status(
@@ -127,7 +127,7 @@ def test_a_person_is_asked_for_consent(
         "from emopipe.emonet.registry import *\n"
         "from emopipe.emonet.registry import REGISTRY\n"
         "from emopipe.jobs.cli.models import models\n"
-        f"REGISTRY['emonet-5'] = {weights.lookup('emonet-5')!r}\n"
+        f"REGISTRY['emonet-5'] = {registry.lookup('emonet-5')!r}\n"
         "models()"
     )
     ours, theirs = pty.openpty()
@@ -157,7 +157,7 @@ def test_verify_by_name_fails_on_missing_and_damaged(weights_folder: Path, cache
     assert run("verify", "yunet").exit_code == 1
     run("fetch", "yunet", "--from", weights_folder)
     assert run("verify", "yunet").exit_code == 0
-    (cache / weights.lookup("yunet").file).write_bytes(bytes(len(CONTENT)))
+    (cache / registry.lookup("yunet").file).write_bytes(bytes(len(CONTENT)))
     for arguments in (["verify", "yunet"], ["verify"]):
         result = run(*arguments)
         assert result.exit_code == 1
@@ -196,8 +196,8 @@ def test_verify_compares_emonet_8_with_its_authors_output_for_the_picture(
     cache.mkdir()
     path = cache / "emonet_8.pth"
     torch.save(network.state_dict(), path)
-    file = replace(weights.lookup("emonet-8"), size=path.stat().st_size, sha256=sha256_of(path))
-    monkeypatch.setitem(weights.REGISTRY, "emonet-8", file)
+    file = replace(registry.lookup("emonet-8"), size=path.stat().st_size, sha256=sha256_of(path))
+    monkeypatch.setitem(registry.REGISTRY, "emonet-8", file)
     Image.new("RGB", (300, 200)).save(tmp_path / "example.png")
     result = run("verify", "emonet-8", "--picture", tmp_path / "example.png")
     assert f"example image: happy, valence {valence:.3f}, arousal 0.143" in result.stdout
