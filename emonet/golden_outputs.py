@@ -49,17 +49,17 @@ class _Outputs:
         return np.array([*self.probabilities, *scalars], np.float64)
 
 
-def check_example(predictor: Predictor, picture: Path) -> Check:
+def check_example(predictor: Predictor, image: Path) -> Check:
     """Compare a model's outputs for the authors' example image with the published ones.
 
     Args:
         predictor: of the published 8-class model, in float32.
-        picture: `EXAMPLE_IMAGE`; stretched to the network's square input, not cropped.
+        image: the file `EXAMPLE_IMAGE`; stretched to the network's square input, not cropped.
 
     Raises:
         ImageError: the image cannot be read.
     """
-    out = predictor(stretched(picture, predictor.checkpoint.input_size))
+    out = predictor(stretched(image, predictor.checkpoint.input_size))
     emotion = predictor.checkpoint.classes[int(out.probabilities[0].argmax())]
     valence, arousal = float(out.valence[0]), float(out.arousal[0])
     passed = (
@@ -135,11 +135,11 @@ def builtin_image(size: int) -> NDArray[np.uint8]:
     return image
 
 
-def stretched(picture: Path, size: int) -> NDArray[np.uint8]:
+def stretched(image: Path, size: int) -> NDArray[np.uint8]:
     """Read an image and stretch it, uncropped, to a network's input.
 
     Args:
-        picture: an image file.
+        image: the file.
         size: side of the input, pixels.
 
     Returns:
@@ -149,10 +149,10 @@ def stretched(picture: Path, size: int) -> NDArray[np.uint8]:
         ImageError: it cannot be read.
     """
     try:
-        with Image.open(picture) as image:
-            pixels = np.array(image.convert("RGB"))
+        with Image.open(image) as opened:
+            pixels = np.array(opened.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"`picture` {picture} cannot be read as an image: {error}") from error
+        raise ImageError(f"`image` {image} cannot be read as an image: {error}") from error
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(batch, (size, size), mode="bilinear")
     crop: NDArray[np.uint8] = resized.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

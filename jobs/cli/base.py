@@ -1,15 +1,20 @@
 """Classes of all commands: errors as one sentence, help in groups of options."""
 
 import re
+import sys
 from functools import partial
 from typing import Any
 
 import click
+from rich.console import Console
 
 from emopipe.emonet.errors import EmopipeError
 
 GROUPS = ("data", "input", "faces", "model", "training", "speed", "cluster", "output")
 """Groups of options, in the help's order; options without a group come last."""
+
+PIPED_WIDTH = 120
+"""Columns of a command's tables where there is no terminal: wide enough for each of them."""
 
 _COLUMN = 26  # width of the help's first column; the text of longer options starts a line below
 
@@ -74,6 +79,11 @@ def name_options(text: str, command: click.Command) -> str:
     """
     typed = {parameter.name: _typed(parameter) for parameter in command.params}
     return re.sub(r"`(\w+)`", lambda found: typed.get(found[1], found[0]), text)
+
+
+def table_console() -> Console:
+    """A console for tables on stdout, as wide as the terminal."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def _typed(parameter: click.Parameter) -> str:

@@ -10,12 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from emopipe.emonet import registry
 from emopipe.jobs.cli.analyze import analyze
-from emopipe.jobs.cli.base import Command, name_options
+from emopipe.jobs.cli.base import Command, name_options, table_console
 from emopipe.pipeline.media.readers import optional_backends
 from emopipe.pipeline.run import available_cores
 
@@ -55,7 +54,6 @@ def doctor() -> None:
 
     Exit status: 1 if something needed is missing.
     """
-    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("", "checked", "state", box=None, pad_edge=False)
     healthy = True
     for name, check in _checks().items():
@@ -64,7 +62,7 @@ def doctor() -> None:
         table.add_row(
             {True: "ok", False: "MISSING", None: "-"}[good], name, name_options(state, analyze)
         )
-    console.print(table)
+    table_console().print(table)
     sys.exit(0 if healthy else 1)
 
 

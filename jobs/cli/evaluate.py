@@ -3,15 +3,13 @@
 import csv
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from emopipe.emonet.errors import EvaluationError
-from emopipe.jobs.cli.base import Command, option
+from emopipe.jobs.cli.base import Command, option, table_console
 from emopipe.jobs.cli.options import build, given, options_of
 from emopipe.pipeline.settings import Settings
 
@@ -76,7 +74,9 @@ def evaluate(
         (not images, ("root",)),
     ):
         if applies and (named := given(*unused)):
-            raise click.UsageError(f"--{named[0].replace('_', '-')} has no part in scoring {data}")
+            raise click.UsageError(
+                f"--{named[0].replace('_', '-')} does not apply to scoring {data}: leave it out"
+            )
     if results:
         report = _score_results(data, results)
     elif {"video", "time"} <= columns:
@@ -98,8 +98,7 @@ def evaluate(
     else:
         from emopipe.jobs.training.report import show
 
-        # As wide as the terminal; wide enough for every table when piped.
-        show(report, Console(width=None if sys.stdout.isatty() else 120))
+        show(report, table_console())
 
 
 def _columns(data: Path) -> set[str]:

@@ -16,7 +16,7 @@ from emopipe.emonet import download, registry
 from emopipe.emonet.download import ConsentError, FetchError
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import ENTRIES, REGISTRY, MissingWeightsError, Status, WeightFile
-from emopipe.jobs.cli.base import Group, name_options
+from emopipe.jobs.cli.base import Group, name_options, table_console
 
 ENTRY = click.Choice(ENTRIES)
 FILE = click.Choice(list(REGISTRY))
@@ -41,7 +41,7 @@ def list_(as_json: bool) -> None:
         size = decimal(row["bytes"]) if row["bytes"] else "—"
         classes = str(len(row["classes"]) or "—")
         table.add_row(row["name"], row["kind"], row["state"], size, row["license"], classes)
-    _console().print(table)
+    table_console().print(table)
 
 
 @models.command()
@@ -60,7 +60,7 @@ def info(name: str, as_json: bool) -> None:
         from rich.markdown import Markdown
 
         click.echo()
-        console = _console()
+        console = table_console()
         console.print(Markdown(card) if console.is_terminal else card, markup=False)
 
 
@@ -79,10 +79,10 @@ def info(name: str, as_json: bool) -> None:
     help="Accept a non-commercial license without being asked; it is asked only once.",
 )
 def fetch(names: tuple[str, ...], source: str | None, accept_license: bool) -> None:
-    """Download weights into the cache folder and check them; resumes interrupted downloads.
+    """Download weights into the cache folder and check them.
 
-    The cache folder is EMOPIPE_CACHE, else emopipe in the user's cache folder. Exit status: 1 if
-    one could not be fetched.
+    An interrupted download is resumed. The cache folder is EMOPIPE_CACHE, else emopipe in the
+    user's cache folder. Exit status: 1 if one could not be fetched.
     """
     command = click.get_current_context().command
     failed = False
@@ -97,23 +97,27 @@ def fetch(names: tuple[str, ...], source: str | None, accept_license: bool) -> N
     sys.exit(1 if failed else 0)
 
 
-@models.command()
+@models.command(short_help="Check the weights, and that models' outputs have not changed.")
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=ENTRY)
 @click.option(
     "--picture",
+    "image",
     type=click.Path(path_type=Path),
     help="The authors' images/example.png: emonet-8 must give the output they publish for it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def verify(names: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
+def verify(names: tuple[str, ...], image: Path | None, as_json: bool) -> None:
     """Check the weights' size and SHA-256, and that models give the outputs they gave at first.
 
     Without NAME, checks all weights on this machine. Exit status: 1 if one is damaged, is named and
     missing, or gives other outputs.
     """
-    if picture and names and PUBLISHED_OUTPUT_MODEL not in names:
-        raise click.UsageError(f"--picture: its output is known of {PUBLISHED_OUTPUT_MODEL} only")
-    outcomes = [_verified(name, picture, named=bool(names)) for name in names or ENTRIES]
+    if image and names and PUBLISHED_OUTPUT_MODEL not in names:
+        raise click.UsageError(
+            f"--picture checks {PUBLISHED_OUTPUT_MODEL}, the only model with a published output "
+            f"for this image: name it too, or leave --picture out"
+        )
+    outcomes = [_verified(name, image, named=bool(names)) for name in names or ENTRIES]
     if as_json:
         click.echo(json.dumps(outcomes, indent=2))
     else:
@@ -132,11 +136,6 @@ def path(name: str) -> None:
         click.echo(registry.locate(name))
     except MissingWeightsError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _console() -> Console:
-    """A console as wide as the terminal, or when piped wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _facts(name: str) -> dict[str, Any]:
@@ -185,19 +184,19 @@ def _fetch_shown(name: str, source: str | None, accept_license: bool) -> Path:
         return download.fetch(name, source, accept_license=accept_license, progress=show)
 
 
-def _verified(name: str, picture: Path | None, *, named: bool) -> dict[str, Any]:
+def _verified(name: str, image: Path | None, *, named: bool) -> dict[str, Any]:
     """Check an entry's files and, for a model whose files are intact, its outputs."""
     status = registry.verify(name)
     intact = status.state not in ("missing", "damaged")
     notes = [status.reason] if status.reason else []
     passed = intact or (status.state == "missing" and not named)
     if intact and registry.lookup(name).kind == "model":
-        passed, findings = _outputs(status, picture)
+        passed, findings = _outputs(status, image)
         notes += findings
     return {"name": name, "state": status.state, "passed": passed, "notes": notes}
 
 
-def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
+def _outputs(status: Status, image: Path | None) -> tuple[bool, list[str]]:
     """Check a model's outputs: whether they are as recorded, and the findings."""
     # Loaded here: PyTorch takes seconds that the other commands need not wait.
     from emopipe.emonet import checkpoint, golden_outputs
@@ -207,8 +206,8 @@ def _outputs(status: Status, picture: Path | None) -> tuple[bool, list[str]]:
         model, description = checkpoint.load(status.path, status.name)
         predictor = Predictor(model, description, device="cpu", precision="float32")
         checks = [golden_outputs.check_record(predictor)]
-        if picture and status.name == PUBLISHED_OUTPUT_MODEL:
-            checks.append(golden_outputs.check_example(predictor, picture))
+        if image and status.name == PUBLISHED_OUTPUT_MODEL:
+            checks.append(golden_outputs.check_example(predictor, image))
     except EmopipeError as error:
-        return False, [str(error)]
+        return False, [name_options(str(error), click.get_current_context().command)]
     return all(check.passed for check in checks), [check.finding for check in checks]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from emopipe.jobs import EXIT_INTERRUPTED
-from emopipe.jobs.cli.base import option
+from emopipe.jobs.cli.base import option, table_console
 from emopipe.jobs.cli.options import Decorator, Function
 
 
@@ -51,8 +50,7 @@ def run_in_folder(
     """
     stem = data.name.removesuffix(".gz").removesuffix(".csv")
     out = options["out"] or Path("runs") / f"{command}-{stem}"
-    # As wide as the terminal; wide enough for every table when piped.
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = table_console()
     try:
         run(
             job,

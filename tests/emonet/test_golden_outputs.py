@@ -80,31 +80,31 @@ def test_a_damaged_record_is_one_sentence(cache: Path) -> None:
 def test_the_published_outputs_are_the_bar(
     tmp_path: Path, outputs: tuple[str, float, float], passed: bool
 ) -> None:
-    picture = tmp_path / "example.png"
-    Image.new("RGBA", (31, 17), "red").save(picture)
-    check = check_example(constant(*outputs), picture)
+    image = tmp_path / "example.png"
+    Image.new("RGBA", (31, 17), "red").save(image)
+    check = check_example(constant(*outputs), image)
     assert check.passed is passed
     assert f"valence {outputs[1]:.3f}" in check.finding
 
 
 def test_the_example_is_read_as_rgb_and_stretched_whole(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (256, 32), (255, 0, 0))
-    picture.paste((0, 0, 255), (128, 0, 256, 32))
-    picture.save(tmp_path / "example.png")
+    image = Image.new("RGB", (256, 32), (255, 0, 0))
+    image.paste((0, 0, 255), (128, 0, 256, 32))
+    image.save(tmp_path / "example.png")
     crop = stretched(tmp_path / "example.png", 64)
     assert crop.shape == (1, 64, 64, 3)
     assert crop[0, 32, 5].tolist() == [255, 0, 0]
     assert crop[0, 32, 58].tolist() == [0, 0, 255]
 
 
-def test_an_image_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "example.png").write_text("no picture")
-    with pytest.raises(ImageError, match=r"`picture` .*example.png cannot be read"):
+def test_a_file_that_is_not_an_image_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "example.png").write_text("not an image")
+    with pytest.raises(ImageError, match=r"`image` .*example.png cannot be read"):
         check_example(predictor(), tmp_path / "example.png")
 
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_the_built_in_image_has_contrast_and_the_asked_size(size: int) -> None:
-    picture = builtin_image(size)
-    assert picture.shape == (1, size, size, 3)
-    assert picture.std() > 20
+    image = builtin_image(size)
+    assert image.shape == (1, size, size, 3)
+    assert image.std() > 20

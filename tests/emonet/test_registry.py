@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from emopipe.emonet import download
-from emopipe.emonet import registry
+from emopipe.emonet import download, registry
 from emopipe.emonet.registry import MissingWeightsError, WeightFile, WeightsError
 
 CONTENT = bytes(range(256)) * 2343 + bytes(192)

@@ -184,10 +184,10 @@ def test_verify_reports_a_file_with_the_right_hash_that_is_no_model(
     assert "emonet_5.pth is not a file of weights" in result.stdout
 
 
-@pytest.mark.parametrize(("valence", "status"), [(0.064, 0), (0.5, 1)])
-def test_verify_compares_emonet_8_with_its_authors_output_for_the_picture(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, valence: float, status: int
+def register_constant_emonet_8(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, valence: float
 ) -> None:
+    """Put a small network into emonet-8's place that gives the same outputs for every image."""
     network = EmoNet(n_expression=8, width=32).eval()
     last = network.get_submodule("emo_fc_2.3")
     with torch.no_grad():
@@ -198,18 +198,43 @@ def test_verify_compares_emonet_8_with_its_authors_output_for_the_picture(
     torch.save(network.state_dict(), path)
     file = replace(registry.lookup("emonet-8"), size=path.stat().st_size, sha256=sha256_of(path))
     monkeypatch.setitem(registry.REGISTRY, "emonet-8", file)
+
+
+@pytest.mark.parametrize(("valence", "status"), [(0.064, 0), (0.5, 1)])
+def test_verify_compares_emonet_8_with_its_authors_output_for_the_example_image(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, valence: float, status: int
+) -> None:
+    register_constant_emonet_8(cache, monkeypatch, valence)
     Image.new("RGB", (300, 200)).save(tmp_path / "example.png")
     result = run("verify", "emonet-8", "--picture", tmp_path / "example.png")
     assert f"example image: happy, valence {valence:.3f}, arousal 0.143" in result.stdout
     assert result.exit_code == status
 
 
+def test_an_example_image_that_cannot_be_read_is_named_by_its_option(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_constant_emonet_8(cache, monkeypatch, 0.064)
+    image = tmp_path / "example.png"
+    image.write_text("not an image")
+    (outcome,) = json.loads(run("verify", "emonet-8", "--picture", image, "--json").stdout)
+    assert not outcome["passed"]
+    assert outcome["notes"][0].startswith(f"--picture {image} cannot be read as an image")
+
+
 def test_the_published_output_is_that_of_emonet_8_only(tmp_path: Path) -> None:
-    picture = tmp_path / "example.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    result = run("verify", "emonet-lite", "--picture", picture)
+    image = tmp_path / "example.png"
+    Image.new("RGB", (8, 8)).save(image)
+    result = run("verify", "emonet-lite", "--picture", image)
     assert result.exit_code == 2
-    assert "emonet-8 only" in result.stderr
+    assert "--picture checks emonet-8, the only model with a published output" in result.stderr
+
+
+def test_the_one_line_help_of_each_command_fits_80_columns() -> None:
+    lines = run("--help").stdout.splitlines()
+    commands = lines[lines.index("Commands:") + 1 :]
+    assert len(commands) == len(models.commands)
+    assert not any(line.endswith("...") for line in commands)
 
 
 def test_path_of_what_is_missing_says_how_to_get_it() -> None:

@@ -179,7 +179,7 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
     trained = folder / "training" / "best.safetensors"
     said = run_command("evaluate", "--data", training, "--model", trained).output
     assert "best learnt from Training: its scores there say little" in said
-    assert "--root has no part" in run_command(*arguments, "--root", folder).output
+    assert "--root does not apply" in run_command(*arguments, "--root", folder).output
 
 
 def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
@@ -219,7 +219,7 @@ def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
         "evaluate", "--data", ratings, "--results", out, "--model", "emonet-lite"
     )
     assert needless.exit_code == 2
-    assert "--model has no part in scoring" in needless.output
+    assert "--model does not apply to scoring" in needless.output
     rows = read_results(out).rows
     error = np.abs(rows["valence"][0] - 0.5)
     assert scores["all videos: valence"]["rmse"] == pytest.approx(error, abs=1e-6)
