@@ -23,11 +23,13 @@ from emopipe.emonet.files import atomic_write, sha256_of
 from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
 from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
 
+WIDTH_MULTIPLE = 16
+"""The channels of the hourglasses are a multiple of this, see `EmoNet`."""
+
 _METADATA_KEY = "emonet"
 _LAST_LAYER = "emo_fc_2.3.weight"
 _FIRST_LAYER = "conv1.weight"
 _SHOWN_DIFFERENCES = 3
-_WIDTH_MULTIPLE = 16  # channels, see `EmoNet`
 _OLD_KEYS = {"license": "licence", "provenance": "made"}  # as earlier versions wrote them
 
 
@@ -91,9 +93,9 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(f"class names are distinct and at least one, not {self.classes}")
-        if self.width <= 0 or self.width % _WIDTH_MULTIPLE:
+        if self.width <= 0 or self.width % WIDTH_MULTIPLE:
             raise ValueError(
-                f"a network's width is a positive multiple of {_WIDTH_MULTIPLE}, not {self.width}"
+                f"a network's width is a positive multiple of {WIDTH_MULTIPLE}, not {self.width}"
             )
         if self.input_size <= 0 or self.input_size % SIZE_MULTIPLE:
             raise ValueError(
@@ -241,7 +243,7 @@ def random_weights(
     Args:
         seed: of the weights.
         classes: expression names in the order of the logits.
-        width: channels of the hourglasses, a multiple of 16.
+        width: channels of the hourglasses, a multiple of `WIDTH_MULTIPLE`.
         input_size: side of the square crop, pixels, a multiple of `SIZE_MULTIPLE`.
 
     Returns:
@@ -274,8 +276,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
             state = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}); "
-            f"fetch or copy the file again"
+            f"{path} cannot be read as safetensors ({error}); fetch or copy the file again"
         ) from error
     if _METADATA_KEY not in metadata:
         raise CheckpointError(
@@ -306,7 +307,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
     """Raise unless the tensors are exactly those of some EmoNet."""
     n_expression, width = _dimensions(state)
-    if n_expression < 1 or width < 1 or width % _WIDTH_MULTIPLE:
+    if n_expression < 1 or width < 1 or width % WIDTH_MULTIPLE:
         # No EmoNet has these dimensions: the published one's serve for the comparison.
         n_expression, width = len(EMOTIONS_8), PUBLISHED_WIDTH
     with torch.device("meta"):

@@ -42,8 +42,10 @@ class TrainingConfig:
 
     epochs: int = setting(12, "Passes over the data at most.", least=1, group="training")
     batch_size: int = setting(64, "Images per step and worker.", least=1, group="training")
-    learning_rate: float = setting(1e-3, "AdamW's, at its highest.", above=0, group="training")
-    weight_decay: float = setting(0.01, "AdamW's.", least=0, group="training")
+    learning_rate: float = setting(
+        1e-3, "Highest learning rate of AdamW.", above=0, group="training"
+    )
+    weight_decay: float = setting(0.01, "Weight decay of AdamW.", least=0, group="training")
     warmup: float = setting(
         0.05,
         "Share of the steps over which the learning rate rises.",
@@ -84,15 +86,10 @@ class TrainingConfig:
         None,
         "Last epochs, in which batch norm keeps its statistics and images are augmented less.",
         least=0,
-        unset=f"{COOLDOWN_EPOCHS}, of few epochs a quarter",
+        unset=f"{COOLDOWN_EPOCHS}, or a quarter of the epochs if that is less",
         group="training",
     )
-    seed: int = setting(
-        0,
-        "Of what is random in training, and of what `finetune` holds out.",
-        least=0,
-        group="training",
-    )
+    seed: int = setting(0, "Seed of the run's random choices.", least=0, group="training")
 
     def __post_init__(self) -> None:
         check_settings(self, TrainingError)
@@ -173,7 +170,10 @@ class Pretraining:
     """
 
     landmark_share: float = setting(
-        0.25, "Faces with landmarks for each with votes.", above=0, group="training"
+        0.25,
+        "Ratio of images with landmarks to images with votes in a batch.",
+        above=0,
+        group="training",
     )
     balance: float = setting(
         0.5,
@@ -184,6 +184,34 @@ class Pretraining:
     )
     faces: Augmentation = field(default_factory=lambda: Augmentation(turn=15.0))
     landmarked: Augmentation = field(default_factory=lambda: Augmentation(turn=25.0))
+
+    def __post_init__(self) -> None:
+        check_settings(self, TrainingError)
+
+
+@documented
+@dataclass(frozen=True)
+class NetworkSize:
+    """Dimensions of the network to pretrain.
+
+    Raises:
+        TrainingError: a value of the wrong type or out of its range.
+    """
+
+    width: int | None = setting(
+        None,
+        "Channels of the hourglasses, a multiple of 16; the published network's: 256.",
+        least=16,
+        unset=f"{WIDTH}, or those of `start_model`",
+        group="model",
+    )
+    input_size: int | None = setting(
+        None,
+        "Side of the crops, pixels, a multiple of 64.",
+        least=64,
+        unset=f"{INPUT_SIZE}, or that of `start_model`",
+        group="model",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, TrainingError)

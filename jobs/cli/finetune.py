@@ -8,33 +8,27 @@ import click
 from emopipe.emonet.training.config import FINETUNE_DEFAULTS, FineTuning, TrainingConfig
 from emopipe.jobs.cli.base import Command, option
 from emopipe.jobs.cli.options import build, given, options_of
-from emopipe.jobs.cli.training_options import folder_options, run_in_folder
+from emopipe.jobs.cli.training_options import (
+    ferplus_option,
+    folder_options,
+    run_in_folder,
+    skip_bad_option,
+    start_option,
+)
 from emopipe.jobs.training.compute import ComputeConfig
 from emopipe.pipeline.settings import DEFAULT_MODEL
 
 
 @click.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path))
-@option(
-    "--from",
-    "start_model",
-    default=DEFAULT_MODEL,
-    group="model",
-    help="Model to start from: a name (see `emopipe models list`) or a checkpoint's path.  "
-    f"[default: {DEFAULT_MODEL}]",
-)
+@start_option("Model", default=DEFAULT_MODEL)
 @option(
     "--from-scratch",
     is_flag=True,
     group="model",
     help="Start from random weights instead; trains all of them.",
 )
-@option(
-    "--ferplus",
-    type=click.Path(path_type=Path),
-    group="data",
-    help="fer2013new.csv: learn the distribution of FER+'s votes over 8 classes.",
-)
+@ferplus_option("learn the distribution of FER+'s votes over 8 classes", required=False)
 @option(
     "--validation",
     type=click.Choice(["PublicTest", "Training"]),
@@ -43,7 +37,7 @@ from emopipe.pipeline.settings import DEFAULT_MODEL
     help="What the model is selected by; Training: a tenth of it, and PublicTest is a test too.  "
     "[default: PublicTest]",
 )
-@option("--skip-bad", is_flag=True, group="data", help="Leave out rows that cannot be read.")
+@skip_bad_option
 @options_of(FineTuning(), FINETUNE_DEFAULTS, ComputeConfig())
 @folder_options
 def finetune(
@@ -64,7 +58,7 @@ def finetune(
     if from_scratch:
         if given("start_model", "trained"):
             raise click.UsageError(
-                "--from-scratch trains all of random weights: no --from, no --train"
+                "--from-scratch trains all weights, from random ones: leave out --from and --train"
             )
         options["trained"] = "all"
     tuning = build(FineTuning, options)

@@ -1,4 +1,4 @@
-"""What the training commands share: options of a run's folder and its start."""
+"""What the training commands share: options of data, start model and folder; running in it."""
 
 import sys
 from collections.abc import Callable
@@ -10,6 +10,43 @@ import click
 from emopipe.jobs import EXIT_INTERRUPTED
 from emopipe.jobs.cli.base import option, table_console
 from emopipe.jobs.cli.options import Decorator, Function
+
+skip_bad_option = option(
+    "--skip-bad", is_flag=True, group="data", help="Leave out rows that cannot be read."
+)
+
+
+def ferplus_option(learnt: str, *, required: bool) -> Decorator:
+    """The option of FER+'s votes.
+
+    Args:
+        learnt: what they are used for, for the help.
+        required: whether the command needs them.
+    """
+    return option(
+        "--ferplus",
+        type=click.Path(path_type=Path),
+        required=required,
+        group="data",
+        help=f"fer2013new.csv: {learnt}.",
+    )
+
+
+def start_option(model: str, default: str | None) -> Decorator:
+    """The option of the model to start from.
+
+    Args:
+        model: which models it takes, for the help.
+        default: the option's value where none is given; None for random weights.
+    """
+    return option(
+        "--from",
+        "start_model",
+        default=default,
+        group="model",
+        help=f"{model} to start from: a name (see `emopipe models list`) or a checkpoint's path.  "
+        f"[default: {default or 'random weights'}]",
+    )
 
 
 def folder_options(command: Function) -> Function:

@@ -1,12 +1,14 @@
-"""Where a training runs: in this process or on Ray, with how many workers. Needs no PyTorch."""
+"""What every training takes: data, start model, where it runs. Needs no PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from emopipe.emonet.errors import TrainingError
 from emopipe.emonet.fields import check_settings, documented, setting
+from emopipe.emonet.training.config import TrainingConfig
 
 if TYPE_CHECKING:  # the command line shows its help without PyTorch, which takes seconds to load
     import torch
@@ -62,3 +64,34 @@ class ComputeConfig:
         if self.local and self.gpu and not found:
             raise TrainingError("`gpu`: PyTorch finds no GPU here; leave it out")
         return replace(self, gpu=found if self.gpu is None else self.gpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every training takes.
+
+    Attributes:
+        data: FER2013, see `emonet.data.fer2013.read`.
+        skip_bad: leave out its rows that cannot be read.
+        start_model: name or path of the checkpoint to start from; None for random weights.
+        training: how to train.
+        compute: where to train.
+    """
+
+    data: Path
+    skip_bad: bool
+    start_model: str | None
+    training: TrainingConfig
+    compute: ComputeConfig
+
+    def resolved(self) -> Self:
+        """Replace what is left to the machine by its values; see `ComputeConfig.resolved`.
+
+        Raises:
+            TrainingError: see there.
+        """
+        from emopipe.emonet.training.trainer import resolved
+
+        compute = self.compute.resolved()
+        training = resolved(self.training, gpu=bool(compute.gpu))
+        return replace(self, compute=compute, training=training)

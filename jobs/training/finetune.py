@@ -11,10 +11,10 @@ from emopipe.emonet.data import fer2013, splits
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.splits import Split
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.training.config import FineTuning, TrainingConfig
+from emopipe.emonet.training.config import FineTuning
 from emopipe.emonet.training.finetune import FineTuningTask, initial_network
-from emopipe.emonet.training.trainer import Trainer, resolved
-from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.emonet.training.trainer import Trainer
+from emopipe.jobs.training.compute import Job
 from emopipe.jobs.training.launch import OnStep
 from emopipe.jobs.training.run import Run, check_choices, run_training, settings_of
 from emopipe.pipeline.settings import DEFAULT_MODEL
@@ -27,37 +27,22 @@ _PRESERVED_BY = {
 """How fine-tuning treats the start model's valence and arousal, by `FineTuning.trained`."""
 
 
-@dataclass(frozen=True)
-class FineTuneJob:
+@dataclass(frozen=True, kw_only=True)
+class FineTuneJob(Job):
     """A fine-tuning run.
 
+    Random weights to start from have the bundled model's dimensions. The seed of `training` also
+    decides which images are held out, where the data do not.
+
     Attributes:
-        data: FER2013, see `emonet.data.fer2013.read`.
         ferplus: FER+'s votes, or None for FER2013's own labels.
-        skip_bad: leave out rows that cannot be read.
         validation: subset to select the model by: "PublicTest" or "Training" (a part of it).
-        start_model: name or path of the checkpoint to start from; None for random weights with the
-            bundled model's dimensions.
         tuning: what to learn.
-        training: how to train.
-        compute: where to train.
     """
 
-    data: Path
     ferplus: Path | None
-    skip_bad: bool
     validation: str
-    start_model: str | None
     tuning: FineTuning
-    training: TrainingConfig
-    compute: ComputeConfig
-
-    def resolved(self) -> "FineTuneJob":
-        """Replace what is left to the machine by its values; see `ComputeConfig.resolved`."""
-        compute = self.compute.resolved()
-        return replace(
-            self, compute=compute, training=resolved(self.training, gpu=bool(compute.gpu))
-        )
 
 
 def fine_tune(

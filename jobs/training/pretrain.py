@@ -9,71 +9,61 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from emopipe.emonet.checkpoint import Checkpoint, inherited_license, open_model, random_weights
+from emopipe.emonet.checkpoint import (
+    WIDTH_MULTIPLE,
+    Checkpoint,
+    inherited_license,
+    open_model,
+    random_weights,
+)
 from emopipe.emonet.data import fer2013, landmarks68, splits
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.landmarks68 import LandmarkSet
 from emopipe.emonet.data.splits import Split
 from emopipe.emonet.errors import TrainingError
+from emopipe.emonet.evaluation import VIEWS
 from emopipe.emonet.inference import landmark_errors_of, output_range, predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.metrics import as_json, score_dimension
-from emopipe.emonet.model import EmoNet
+from emopipe.emonet.model import SIZE_MULTIPLE, EmoNet
 from emopipe.emonet.predictor import Predictor
-from emopipe.emonet.training.config import INPUT_SIZE, WIDTH, Pretraining, TrainingConfig
+from emopipe.emonet.registry import REGISTRY
+from emopipe.emonet.training.config import INPUT_SIZE, WIDTH, NetworkSize, Pretraining
 from emopipe.emonet.training.pretrain import (
     IMAGE_SCALE,
     PretrainingTask,
     class_weights,
     dimensions,
 )
-from emopipe.emonet.training.trainer import Trainer, resolved
-from emopipe.jobs.training.compute import ComputeConfig
+from emopipe.emonet.training.trainer import Trainer
+from emopipe.jobs.training.compute import Job
 from emopipe.jobs.training.launch import OnStep
 from emopipe.jobs.training.report import dimension_table
 from emopipe.jobs.training.run import Run, check_choices, run_training, settings_of
 
-LICENSE = "research use, as FER2013 and the landmark pictures that it was trained on"
+LICENSE = REGISTRY["emonet-lite"].license
+"""Of weights that are pretrained from random ones, as the bundled model's were."""
 
 SPLIT_SEED = 0
 """The same images are held out in every run: a run that starts from the weights of another must not
 be selected by images that the other was trained on."""
 
 
-@dataclass(frozen=True)
-class PretrainJob:
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob(Job):
     """A pretraining run.
 
     Attributes:
-        data: FER2013, see `emonet.data.fer2013.read`.
         ferplus: FER+'s votes.
         landmarks: see `emonet.data.landmarks68.read_samples`.
-        skip_bad: leave out rows of FER2013 that cannot be read.
-        start_model: name or path of the checkpoint to start from; None for random weights.
-        width: channels of the hourglasses; None for the start model's, or WIDTH.
-        input_size: side of the crops, pixels; None for the start model's, or INPUT_SIZE.
+        size: dimensions of the network; None for the start model's, or WIDTH and INPUT_SIZE.
         pretraining: what to learn.
-        training: how to train.
-        compute: where to train.
     """
 
-    data: Path
     ferplus: Path
     landmarks: Path
-    skip_bad: bool
-    start_model: str | None
-    width: int | None
-    input_size: int | None
+    size: NetworkSize
     pretraining: Pretraining
-    training: TrainingConfig
-    compute: ComputeConfig
-
-    def resolved(self) -> "PretrainJob":
-        """Replace what is left to the machine by its values; see `ComputeConfig.resolved`."""
-        compute = self.compute.resolved()
-        return replace(
-            self, compute=compute, training=resolved(self.training, gpu=bool(compute.gpu))
-        )
 
 
 @dataclass(frozen=True)
@@ -201,14 +191,21 @@ def read_data(job: PretrainJob, input_size: int) -> TrainingData:
 
 
 def _start(job: PretrainJob) -> tuple[EmoNet, Checkpoint]:
-    """The network to be trained: the start model, or one with random weights."""
+    """The network to be trained: the start model, or one with random weights.
+
+    Raises:
+        CheckpointError: the start model cannot be loaded.
+        TrainingError: it has other classes or other dimensions, or no network has these dimensions.
+    """
     if not job.start_model:
-        width = WIDTH if job.width is None else job.width
-        size = INPUT_SIZE if job.input_size is None else job.input_size
-        try:
-            return random_weights(job.training.seed, EMOTIONS_8, width, size)
-        except ValueError as error:
-            raise TrainingError(f"`width` or `input_size`: {error}") from error
+        width, input_size = job.size.width or WIDTH, job.size.input_size or INPUT_SIZE
+        for argument, value, multiple in (
+            ("width", width, WIDTH_MULTIPLE),
+            ("input_size", input_size, SIZE_MULTIPLE),
+        ):
+            if value % multiple:
+                raise TrainingError(f"`{argument}` is a multiple of {multiple}, not {value}")
+        return random_weights(job.training.seed, EMOTIONS_8, width, input_size)
     network, start = open_model(job.start_model, argument="start_model")
     if start.classes != EMOTIONS_8:
         raise TrainingError(
@@ -216,8 +213,8 @@ def _start(job: PretrainJob) -> tuple[EmoNet, Checkpoint]:
             f"from a model with the classes {', '.join(EMOTIONS_8)}, in this order"
         )
     for argument, asked, its in (
-        ("width", job.width, start.width),
-        ("input_size", job.input_size, start.input_size),
+        ("width", job.size.width, start.width),
+        ("input_size", job.size.input_size, start.input_size),
     ):
         if asked not in (None, its):
             raise TrainingError(
@@ -268,7 +265,7 @@ def _further_scores(
         if not len(rows):
             continue
         truth = dimensions(faces.targets[rows])
-        for view, mirror in (("plain", False), ("mirror", True)):
+        for view, mirror in VIEWS.items():
             prediction = predict_fer2013(predictor, faces.images[rows], mirror=mirror)
             for i, name in enumerate(("valence", "arousal")):
                 scores[f"{test}, {name}, {view}"] = score_dimension(

@@ -64,7 +64,7 @@ def _prepare(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         if resume:
             raise TrainingError(f"`resume`: there is no run in {out}")
         if out.exists() and any(out.iterdir()):
-            raise TrainingError(f"{out} holds something else than a run: name another `out`")
+            raise TrainingError(f"{out} is not empty and holds no run: name another `out`")
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
@@ -326,7 +326,7 @@ def _draw(
 
 
 def _show(console: Console, out: Path, evaluations: list[Evaluation], best: Epoch) -> None:
-    console.print(f"kept: epoch {best.number}")
+    console.print(f"selected: epoch {best.number}")
     print_parts(score_tables(evaluations), console)
     console.print(
         f"\n{out / BEST} is ready: emopipe analyze VIDEOS --model {out / BEST}",

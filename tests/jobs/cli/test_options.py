@@ -15,6 +15,7 @@ from emopipe.emonet.training.config import (
     FINETUNE_DEFAULTS,
     PRETRAIN_DEFAULTS,
     FineTuning,
+    NetworkSize,
     Pretraining,
     TrainingConfig,
 )
@@ -94,7 +95,7 @@ def test_help_shows_ranges_choices_and_defaults() -> None:
     ("command", "settings"),
     [
         ("finetune", (FineTuning(), FINETUNE_DEFAULTS, ComputeConfig())),
-        ("pretrain", (Pretraining(), PRETRAIN_DEFAULTS, ComputeConfig())),
+        ("pretrain", (Pretraining(), PRETRAIN_DEFAULTS, ComputeConfig(), NetworkSize())),
     ],
 )
 def test_help_of_trainings_has_every_field_with_its_default(
@@ -120,7 +121,7 @@ def test_help_of_trainings_has_every_field_with_its_default(
         ("--epochs 2 --cooldown-epochs 3", "--cooldown-epochs is from 0 to --epochs"),
         ("--local --workers 2", "--local trains in this process"),
         ("--resume --overwrite", "--resume continues a run, --overwrite replaces it"),
-        ("--from-scratch --train head", "--from-scratch trains all of random weights"),
+        ("--from-scratch --train head", "--from-scratch trains all weights, from random ones"),
     ],
 )
 def test_errors_of_trainings_name_the_options(

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoint.save(model, terms, folder / "start.safetensors")
         result = finetune(folder, "run", "--local")
     assert result.exit_code == 0, result.output
-    (folder / "said.txt").write_text(result.output)
+    (folder / "output.txt").write_text(result.output)
     return folder
 
 
@@ -77,10 +77,10 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     for name in ("curves", *(f"{kind}_PrivateTest" for kind in drawn)):
         assert (run / "plots" / f"{name}.png").stat().st_size > 10_000
 
-    said = (folder / "said.txt").read_text()
-    assert "tested on PrivateTest 23" in said
-    assert "the new model's crops will be FER2013's" in said
-    assert all(f"\n{name} " in said for name in FER2013_7)
+    output = (folder / "output.txt").read_text()
+    assert "tested on PrivateTest 23" in output
+    assert "the new model's crops will be FER2013's" in output
+    assert all(f"\n{name} " in output for name in FER2013_7)
 
 
 def test_analyze_takes_the_weights_at_once(folder, tmp_path):
@@ -152,7 +152,7 @@ def test_options_that_do_not_go_together_are_named(folder):
         "--clip is more than 0, not 0" in finetune(folder, "never", "--local", "--clip", "0").output
     )
     assert "there is no run in" in finetune(folder, "never", "--local", "--resume").output
-    assert "no --from, no --train" in finetune(folder, "never", "--from-scratch").output
+    assert "leave out --from and --train" in finetune(folder, "never", "--from-scratch").output
     assert not (folder / "never").exists()
 
 
@@ -167,8 +167,8 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
 
     assert scores["notes"] == ["best was selected by PublicTest: its scores there say little"]
 
-    said = run_command(*arguments, "--model", folder / "start.safetensors").output
-    assert "the data have no contempt" in said
+    output = run_command(*arguments, "--model", folder / "start.safetensors").output
+    assert "the data have no contempt" in output
     training = folder / "training.csv"
     write_csv(training, 140, usages=(0,))
     tuned = run_command(
@@ -177,8 +177,8 @@ def test_evaluate_scores_fer2013_and_names_classes_that_one_side_lacks(folder, m
     )
     assert "start may have learnt from the test and validation images" in tuned.output
     trained = folder / "training" / "best.safetensors"
-    said = run_command("evaluate", "--data", training, "--model", trained).output
-    assert "best learnt from Training: its scores there say little" in said
+    output = run_command("evaluate", "--data", training, "--model", trained).output
+    assert "best learnt from Training: its scores there say little" in output
     assert "--root does not apply" in run_command(*arguments, "--root", folder).output
 
 

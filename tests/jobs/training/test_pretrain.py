@@ -16,7 +16,7 @@ from made_landmarks import write_landmarks
 
 from emopipe.emonet import checkpoint
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.emonet.training.config import Pretraining, TrainingConfig
+from emopipe.emonet.training.config import NetworkSize, Pretraining, TrainingConfig
 from emopipe.jobs.training.compute import ComputeConfig
 from emopipe.jobs.training.pretrain import PretrainJob, read_data
 from emopipe.pipeline.table.results import read_results
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_landmarks(folder / "marked.parquet", 10, 2)
         result = pretrain(folder, "run")
     assert result.exit_code == 0, result.output
-    (folder / "said.txt").write_text(result.output)
+    (folder / "output.txt").write_text(result.output)
     return folder
 
 
@@ -65,9 +65,9 @@ def test_a_run_leaves_weights_that_say_where_they_come_from(folder):
     table = pd.read_csv(run / "metrics.csv")
     assert table["epoch"].tolist() == [1, 2]
     assert table["loss"].iloc[1] < table["loss"].iloc[0]
-    said = (folder / "said.txt").read_text()
-    assert "landmarks of 2 images of held-out people: mean error" in said
-    assert "valence and arousal against those derived from the votes" in said
+    output = (folder / "output.txt").read_text()
+    assert "landmarks of 2 images of held-out people: mean error" in output
+    assert "valence and arousal against those derived from the votes" in output
 
 
 def test_the_weights_are_the_best_ones_calibrated(folder):
@@ -128,20 +128,21 @@ def test_a_run_can_begin_with_the_weights_of_another(folder, monkeypatch):
     )
     result = run_command("pretrain", folder / "fer2013.csv", *where, *how, *arguments)
     assert result.exit_code == 0, result.output
-    further, made = checkpoint.load(folder / "further" / "best.safetensors")
-    assert made.width == 16
-    assert made.provenance["start"]["sha256"] == described.sha256
-    assert described.sha256 in made.source
+    further, found = checkpoint.load(folder / "further" / "best.safetensors")
+    assert found.width == 16
+    assert found.provenance["start"]["sha256"] == described.sha256
+    assert described.sha256 in found.source
     torch.testing.assert_close(
         further.get_parameter("conv1.weight"), first.get_parameter("conv1.weight")
     )
 
-    assert described.license == made.license
+    assert described.license == found.license
     assert "may have learnt" not in result.output
     again = pretrain(folder, "further", "--epochs", "1", "--resume", *arguments[2:])
     assert "was begun with another start" in " ".join(again.output.split())
-    lost = pretrain(folder, "run", "--from", str(start), "--overwrite")
-    assert "lies in the run's folder, which --overwrite replaces" in " ".join(lost.output.split())
+    overwritten = pretrain(folder, "run", "--from", str(start), "--overwrite")
+    refusal = " ".join(overwritten.output.split())
+    assert "lies in the run's folder, which --overwrite replaces" in refusal
     wrong = pretrain(folder, "no", "--from", str(start), "--width", "32")
     assert "--width 32 is not 16, that of --from" in wrong.output
     seven = folder / "seven.safetensors"
@@ -160,18 +161,27 @@ def test_a_start_model_that_may_know_the_held_out_images_is_named(folder, monkey
     start = ("--from", str(folder / "other.safetensors"))
     result = pretrain(folder, "from-other", "--epochs", "1", *start)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.output.split())
-    assert "note: other may have learnt from the images that this run selects" in said
-    _, made = checkpoint.load(folder / "from-other" / "best.safetensors")
-    assert made.license.startswith(f"{terms}; made from it: do not redistribute; research use")
-    assert checkpoint.inherited_license(made.license) == made.license
+    output = " ".join(result.output.split())
+    assert "note: other may have learnt from the images that this run selects" in output
+    _, found = checkpoint.load(folder / "from-other" / "best.safetensors")
+    assert found.license.startswith(f"{terms}; made from it: do not redistribute; research use")
+    assert checkpoint.inherited_license(found.license) == found.license
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_is_held_out_does_not_depend_on_the_seed(folder, monkeypatch, seed):
     monkeypatch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
-    files = (folder / name for name in ("fer2013.csv", "fer2013new.csv", "marked.parquet"))
-    job = PretrainJob(*files, False, None, 16, 64, Pretraining(), TrainingConfig(), ComputeConfig())
+    job = PretrainJob(
+        data=folder / "fer2013.csv",
+        ferplus=folder / "fer2013new.csv",
+        landmarks=folder / "marked.parquet",
+        skip_bad=False,
+        start_model=None,
+        size=NetworkSize(width=16),
+        pretraining=Pretraining(),
+        training=TrainingConfig(),
+        compute=ComputeConfig(),
+    )
     one, other = (
         read_data(replace(job, training=replace(job.training, seed=s)), 64) for s in (0, seed)
     )
@@ -179,10 +189,11 @@ def test_what_is_held_out_does_not_depend_on_the_seed(folder, monkeypatch, seed)
     np.testing.assert_array_equal(one.landmark_split[1], other.landmark_split[1])
 
 
-def test_what_cannot_be_is_said_in_a_sentence(folder):
-    assert "a positive multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
-    assert "multiple of 64, not 65" in pretrain(folder, "no", "--input-size", "65").output
-    assert "multiple of 64, not 0" in pretrain(folder, "no", "--input-size", "0").output
+def test_what_cannot_be_is_refused_with_a_sentence(folder):
+    assert "--width is a multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
+    narrow = pretrain(folder, "no", "--input-size", "65")
+    assert "--input-size is a multiple of 64, not 65" in narrow.output
+    assert "--input-size is 64 or more, not 0" in pretrain(folder, "no", "--input-size", "0").output
     assert "--seed is 0 or more" in pretrain(folder, "no", "--seed", "-1").output
     taken = pretrain(folder, "fer2013.csv")
     assert "fer2013.csv cannot be the run's folder (Not a directory)" in taken.output
