@@ -151,7 +151,7 @@ def evaluate(
     predictor: Predictor,
     faces: FaceSet,
     tests: dict[str, NDArray[np.int64]],
-    in_training: dict[str, NDArray[np.bool_]],
+    copies: dict[str, NDArray[np.bool_]],
 ) -> list[Evaluation]:
     """Evaluate a network on each test, plain and mirrored.
 
@@ -160,8 +160,13 @@ def evaluate(
     Args:
         predictor: the network; its classes are matched with the images' by name.
         faces: the images.
-        tests: name to rows of the images.
-        in_training: name to which of those rows have a copy in Training, see `splits.Split`.
+        tests: name to (n,) int64 rows of the images.
+        copies: name to (n,) bool, which of those rows have a copy in Training, see
+            `splits.in_training`.
+
+    Raises:
+        EvaluationError: network and images have no class in common.
+        PredictionError: an output of the network is not finite.
     """
     evaluations = []
     for test, rows in tests.items():
@@ -175,8 +180,8 @@ def evaluate(
             for mirror in VIEWS.values()
         }
         subsets = {False: np.ones(len(rows), np.bool_)}
-        if in_training[test].any():
-            subsets[True] = ~in_training[test]
+        if copies[test].any():
+            subsets[True] = ~copies[test]
         for without_copies, used in subsets.items():
             for mirror, probabilities in predicted.items():
                 if used.any():

@@ -18,8 +18,11 @@ radius 1 5.19 %, quarter-cell shift 5.30 %.
 def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Locate each heatmap's peak as the centroid of the cells around its arg-max.
 
-    A local soft-argmax with the heatmap's values as weights; negative values count as zero. Cell
-    (column, row) has its centre at (column + 1/2, row + 1/2).
+    A soft-argmax restricted to a window around the arg-max, as in Sun et al., "Integral Human Pose
+    Regression", ECCV 2018, and Bulat et al., "Subpixel Heatmap Regression for Facial Landmark
+    Localization", BMVC 2021, but weighted by the heatmap's values instead of their softmax: the
+    window's centroid. Negative values count as zero. Cell (column, row) has its centre at
+    (column + 1/2, row + 1/2).
 
     Args:
         heatmaps: (N, K, H, W) float; a cell is STRIDE crop pixels wide.

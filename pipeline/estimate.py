@@ -56,22 +56,22 @@ def estimate(files: list[InputFile], settings: Settings, decoder: Decoder) -> Es
             sampled.append(_sampled(decoder.read_header(file.path), settings))
         except (VideoError, DecodeError):
             continue
-    frames = sum(one.frames for one in sampled)
+    frames = sum(n for _, n in sampled)
     return Estimate(
         inputs=len(files),
         unreadable=len(files) - len(sampled),
-        seconds=sum(one.seconds for one in sampled),
+        seconds=sum(length for length, _ in sampled),
         frames=frames,
         bytes=frames * BYTES_PER_ROW[settings.landmarks],
     )
 
 
-def _sampled(whole: HeaderInfo, settings: Settings) -> HeaderInfo:
-    """Reduce a file to the settings' stretch of time and its sampled frames."""
+def _sampled(whole: HeaderInfo, settings: Settings) -> tuple[float, int]:
+    """Seconds of a file between the settings' start and end, and the frames sampled from them."""
     if not whole.seconds:
-        return whole
+        return whole.seconds, whole.frames
     end = min(whole.seconds, settings.end or whole.seconds)
     seconds = max(0.0, end - (settings.start or 0.0))
     fps = whole.frames / whole.seconds
-    sampled = min(fps, settings.fps) if settings.fps else fps / settings.stride
-    return HeaderInfo(seconds, round(seconds * sampled))
+    sampled_fps = min(fps, settings.fps) if settings.fps else fps / settings.stride
+    return seconds, round(seconds * sampled_fps)

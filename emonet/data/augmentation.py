@@ -25,6 +25,11 @@ _BLUR, _GREY, _RED, _GREEN, _BLUE = range(13, N_RANDOM_PARAMS)
 def random_params(seed: int, epoch: int, samples: int) -> NDArray[np.float32]:
     """Draw the random numbers of all samples of an epoch.
 
+    Args:
+        seed: of the training.
+        epoch: its number.
+        samples: how many there are in it.
+
     Returns:
         (samples, N_RANDOM_PARAMS) float32, uniform in [0, 1).
     """
@@ -97,7 +102,15 @@ def affine_matrices(
 
 
 def mirrored(params: Tensor, strength: Augmentation) -> Tensor:
-    """Which samples are mirrored: (n,) bool."""
+    """Which samples are mirrored.
+
+    Args:
+        params: (n, N_RANDOM_PARAMS) float in [0, 1).
+        strength: how strongly images are changed.
+
+    Returns:
+        (n,) bool.
+    """
     return params[:, _FLIP] < strength.flip
 
 
@@ -116,7 +129,12 @@ def transform_points(points: Tensor, matrices: Tensor) -> Tensor:
     return moved @ inverse.transpose(1, 2)
 
 
+# These take crops, (n, 3, height, width) float32 RGB in [0, 1], and the random numbers of each,
+# (n, N_RANDOM_PARAMS), and return crops of the same shape.
+
+
 def _blur(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
+    """Mix each crop with itself blurred by two 3×3 box filters; grey crops may have 1 channel."""
     soft = crops
     for _ in range(2):
         soft = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
@@ -124,6 +142,7 @@ def _blur(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
 
 
 def _tint(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
+    """Remove the colours of some crops, then scale the channels; the result may exceed 1."""
     grey = (params[:, _GREY] < strength.grey)[:, None, None, None]
     crops = torch.where(grey, crops.mean(dim=1, keepdim=True), crops)
     gains = 1 + strength.tint * (2 * params[:, [_RED, _GREEN, _BLUE]] - 1)
@@ -131,6 +150,7 @@ def _tint(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
 
 
 def _relight(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
+    """Change each crop's contrast about its mean, and its brightness; clamped to [0, 1]."""
     signed = (2 * params - 1)[:, :, None, None, None]
     mean = crops.mean(dim=(1, 2, 3), keepdim=True)
     contrast = 1 + strength.contrast * signed[:, _CONTRAST]
@@ -139,6 +159,7 @@ def _relight(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
 
 
 def _erase(crops: Tensor, params: Tensor, strength: Augmentation) -> Tensor:
+    """Fill a rectangle of some crops with one grey (Zhong et al., AAAI 2020)."""
     height, width = crops.shape[-2:]
     x = (torch.arange(width, device=crops.device) + 0.5) / width
     y = (torch.arange(height, device=crops.device) + 0.5) / height

@@ -277,7 +277,16 @@ def _dimension_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def _point_loss(heatmaps: Tensor, points: Tensor) -> Tensor:
-    """Error of the decoded points, in cells, over the points that are close to the truth."""
+    """Error of the decoded points, in cells, over the points that are close to the truth.
+
+    Args:
+        heatmaps: (m, 68, cells, cells).
+        points: (m, 68, 2) x and y in crop pixels, the truth.
+
+    Returns:
+        Scalar: the smooth L1 loss, summed over x and y, averaged over these points; 0 if there are
+        none.
+    """
     found, _ = decode_heatmaps(heatmaps)
     errors = (found - points) / STRIDE
     near = (errors.abs() < _REACH).all(dim=2, keepdim=True)
@@ -290,6 +299,12 @@ def _range_loss(heatmaps: Tensor) -> Tensor:
 
     The sum of the heatmaps is the attention over the emotion branch's features: where it explodes,
     so do valence and arousal.
+
+    Args:
+        heatmaps: (n, 68, cells, cells).
+
+    Returns:
+        Scalar: the squared excess, summed over cells and averaged over heatmaps.
     """
     outside = ((heatmaps - 0.5).abs() - 0.5 - _TOLERATED).clamp(min=0)
     return outside.square().sum(dim=(2, 3)).mean()

@@ -17,7 +17,15 @@ WORST = 32  # mistakes shown
 
 
 def curves(history: list[Epoch], path: Path) -> None:
-    """Draw loss, scores and learning rate over the epochs."""
+    """Draw loss, scores and learning rate over the epochs.
+
+    Args:
+        history: the epochs, at least one.
+        path: the image to write.
+
+    Raises:
+        OSError: it cannot be written; so for all plots here.
+    """
     numbers = [epoch.number for epoch in history]
     with _figure(path, 3, (13, 3.8)) as (_, (loss, scores, rate)):
         loss.plot(numbers, [e.loss for e in history], marker="o", label="training")
@@ -39,7 +47,14 @@ def curves(history: list[Epoch], path: Path) -> None:
 
 
 def confusion(counts: NDArray[np.int64], classes: tuple[str, ...], title: str, path: Path) -> None:
-    """Draw the confusion matrix in counts and in shares of each true class."""
+    """Draw the confusion matrix in counts and in shares of each true class.
+
+    Args:
+        counts: (classes, classes) int64, true class by predicted class.
+        classes: their names.
+        title: heading of the figure.
+        path: the image to write.
+    """
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     with _figure(path, 2, (13, 6)) as (figure, panels):
@@ -64,7 +79,15 @@ def precision_recall(
     title: str,
     path: Path,
 ) -> None:
-    """Draw precision over recall for each class, for all thresholds on its probability."""
+    """Draw precision over recall for each class, for all thresholds on its probability.
+
+    Args:
+        probabilities: (n, classes) floats, each row sums to 1.
+        truth: (n,) integers, index of the true class.
+        classes: their names.
+        title: heading of the figure.
+        path: the image to write.
+    """
     with _figure(path, 1, (7, 6)) as (_, (axes,)):
         for index, name in enumerate(classes):
             right = (truth == index)[np.argsort(-probabilities[:, index], kind="stable")]
@@ -87,7 +110,16 @@ def mistakes(
     title: str,
     path: Path,
 ) -> None:
-    """Show the wrongly classified images whose true class has the lowest probability."""
+    """Show the wrongly classified images whose true class has the lowest probability.
+
+    Args:
+        images: (n, height, width) uint8 grey.
+        probabilities: (n, classes) floats, each row sums to 1.
+        truth: (n,) integers, index of the true class.
+        classes: their names.
+        title: heading of the figure.
+        path: the image to write.
+    """
     of_truth = probabilities[np.arange(len(truth)), truth]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
     worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:WORST]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -95,8 +96,13 @@ def class_table(
     return table
 
 
-def confusion_table(counts: np.ndarray, classes: tuple[str, ...]) -> Table:
-    """Counts, one row per true class and one column per predicted class."""
+def confusion_table(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Table:
+    """Counts, one row per true class and one column per predicted class.
+
+    Args:
+        counts: (classes, classes) int64, true class by predicted class.
+        classes: their names.
+    """
     table = Table("truth \\ predicted", *classes, box=None, pad_edge=False)
     for name, row in zip(classes, counts, strict=True):
         table.add_row(name, *(f"{count:,}" for count in row))

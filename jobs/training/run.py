@@ -44,6 +44,12 @@ PLOTS = "plots"
 def prepare(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Make the run's folder, or check that the run in it is this one.
 
+    Args:
+        out: the folder.
+        settings: all that determines the result, see `settings_of`; kept in the folder.
+        resume: whether to continue the run in the folder.
+        overwrite: whether to delete it.
+
     Raises:
         TrainingError: it holds another run, or one that is neither resumed nor overwritten, or it
             cannot be written.
@@ -95,7 +101,15 @@ def check_choices(start_model: str | None, out: Path, *, resume: bool, overwrite
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is complete or not there."""
+    """Write a JSON file that is complete or not there.
+
+    Args:
+        path: the file.
+        content: what `json.dumps` takes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -104,6 +118,14 @@ class TrainingProgress:
     """Shows progress, as a bar on a terminal, else as a line per epoch, and writes metrics.csv.
 
     A context manager and a `jobs.training.launch.TrainingCallback`.
+
+    Args:
+        console: where to show it.
+        epochs: of the training at most.
+        metrics: the CSV file, written anew after each epoch.
+
+    Raises:
+        OSError: by `on_epoch_end`, if the file cannot be written.
     """
 
     def __init__(self, console: Console, epochs: int, metrics: Path) -> None:

@@ -2,6 +2,11 @@
 
 A network takes one (height, width, 3) uint8 RGB image of bounded size and returns what it finds, in
 continuous pixels of that image.
+
+The functions share their arguments: `paths` of the weights, in the registry's order; the least
+score of a face, `min_score`, in [0, 1]; and the PyTorch device, which those on OpenCV ignore. For
+files that are not their weights they raise what OpenCV, PyTorch or face-alignment raise, which
+`detectors.load_detector` turns into a `DetectorError`.
 """
 
 import math
@@ -46,6 +51,13 @@ def centerface(paths: list[Path], min_score: float, _device: str) -> Network:
     and takes each box from a single cell. Averaged over all cells that detect the face, weighted by
     score as BlazeFace does, the box of a still face jitters 3 times less in position and 2 times
     less in size.
+
+    Args:
+        paths: the ONNX file.
+        min_score: least score of a face; it is that of the best cell.
+
+    Raises:
+        cv2.error: the file is not an ONNX network.
     """
     with _quiet_opencv():
         network = cv2.dnn.readNetFromONNX(str(paths[0]))
@@ -77,7 +89,16 @@ def centerface(paths: list[Path], min_score: float, _device: str) -> Network:
 
 
 def yunet(paths: list[Path], min_score: float, _device: str) -> Network:
-    """YuNet on OpenCV's own class for it: face-alignment's wrapper drops the five points."""
+    """YuNet on OpenCV's own class for it: face-alignment's wrapper drops the five points.
+
+    Args:
+        paths: the ONNX file.
+        min_score: least score of a face.
+
+    Raises:
+        OSError: the file cannot be read.
+        cv2.error: it is not an ONNX network.
+    """
     # Given a path, OpenCV would guess the format from the file's suffix.
     model, config = np.fromfile(paths[0], np.uint8), np.empty(0, np.uint8)
     with _quiet_opencv():
@@ -101,6 +122,14 @@ def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
     room (up to 0.65). The network is called directly because face-alignment passes it only the
     central square of an image. It predicts one point for the mouth, so no five points are returned.
     Its score is an average over the cells above the least score, so it rises with that.
+
+    Args:
+        paths: the state dict, and the NumPy file of the anchors.
+        min_score: least score of the cells that detect a face.
+        device: PyTorch device.
+
+    Raises:
+        Exception: of many types, PyTorch's or NumPy's: a file does not hold these weights.
     """
     from face_alignment.detection.blazeface.blazeface_detector import BlazeFaceDetector
 
@@ -123,7 +152,16 @@ def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
 
 
 def sfd(paths: list[Path], min_score: float, device: str) -> Network:
-    """SFD (S3FD), as face-alignment loads it."""
+    """SFD (S3FD), as face-alignment loads it.
+
+    Args:
+        paths: the state dict.
+        min_score: least score of a face.
+        device: PyTorch device.
+
+    Raises:
+        Exception: of many types, PyTorch's: the file does not hold these weights.
+    """
     from face_alignment.detection.sfd.sfd_detector import SFDDetector
 
     network = SFDDetector(device, path_to_detector=str(paths[0]), filter_threshold=min_score)
@@ -136,7 +174,16 @@ def sfd(paths: list[Path], min_score: float, device: str) -> Network:
 
 
 def _padded(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Extend an image with black at the right and the bottom."""
+    """Extend an image with black at the right and the bottom.
+
+    Args:
+        image: (h, w, 3) uint8, with h <= height and w <= width.
+        height: of the result, pixels.
+        width: of the result, pixels.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
     padded: NDArray[np.uint8] = cv2.copyMakeBorder(
         image,
         0,
@@ -164,7 +211,16 @@ def _quiet_opencv() -> Iterator[None]:
 def _best(
     boxes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]], min_score: float
 ) -> NDArray[np.intp]:
-    """Non-maximum suppression: the indices of the boxes that stay."""
+    """Non-maximum suppression.
+
+    Args:
+        boxes: (n, 4) x1 y1 x2 y2.
+        scores: (n,).
+        min_score: boxes below it are dropped.
+
+    Returns:
+        (m,) indices of the boxes that stay, best score first.
+    """
     sizes = boxes[:, 2:] - boxes[:, :2]
     rectangles = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
     return np.array(cv2.dnn.NMSBoxes(rectangles, scores.tolist(), min_score, OVERLAP), np.intp)
@@ -173,7 +229,15 @@ def _best(
 def _overlaps(
     some: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """Intersection over union of each pair of boxes: (len(some), len(others))."""
+    """Intersection over union of each pair of boxes.
+
+    Args:
+        some: (n, 4) x1 y1 x2 y2.
+        others: (m, 4) x1 y1 x2 y2.
+
+    Returns:
+        (n, m), from 0 to 1.
+    """
     low = np.maximum(some[:, None, :2], others[None, :, :2])
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
