@@ -1,4 +1,4 @@
-"""Checkpoints load strictly, safely and with words."""
+"""Checkpoints load strictly and safely, and errors name the file."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_the_reference_file_of_an_earlier_version_is_read(shared):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_pth_state_dict_tells_its_classes_and_width(small, tmp_path, prefix):
+def test_classes_and_width_follow_from_a_pth_state_dict(small, tmp_path, prefix):
     model, _ = checkpoint.random_weights(seed=2, classes=EMOTIONS_5, width=64, input_size=64)
     path = tmp_path / "mine.pth"
     torch.save({prefix + name: t for name, t in model.state_dict().items()}, path)
@@ -111,7 +111,7 @@ def test_a_network_of_another_kind_is_refused(tmp_path):
 
 def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
     model, described = small
-    path = tmp_path / "liar.safetensors"
+    path = tmp_path / "contradictory.safetensors"
     checkpoint.save(model, replace(described, classes=EMOTIONS_5), path)
     with pytest.raises(CheckpointError, match="5 classes"):
         checkpoint.load(path)
@@ -128,7 +128,7 @@ def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
         '{"crop": {"scale": 1.4, "shift": ["left", "up"]}}',
     ],
 )
-def test_a_description_that_cannot_be_is_refused(small, tmp_path, description):
+def test_an_invalid_description_is_refused(small, tmp_path, description):
     model, described = small
     path = tmp_path / "odd.safetensors"
     checkpoint.save(model, described, path)
@@ -141,7 +141,7 @@ def test_a_description_that_cannot_be_is_refused(small, tmp_path, description):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"extra.weight": torch.zeros(3)}, "extra.weight is unknown"),
         ({"conv1.weight": torch.tensor(1.0)}, r"conv1\.weight is \(\), not"),
@@ -150,14 +150,14 @@ def test_a_description_that_cannot_be_is_refused(small, tmp_path, description):
     ],
     ids=["more", "scalar", "number as name", "NaN"],
 )
-def test_a_state_dict_that_cannot_be_is_refused(small, tmp_path, change, says):
+def test_an_invalid_state_dict_is_refused(small, tmp_path, change, message):
     path = tmp_path / "odd.pth"
     torch.save(small[0].state_dict() | change, path)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.load(path)
 
 
-def test_a_width_that_is_none_of_emonet_s_is_refused(tmp_path):
+def test_a_width_that_emonet_cannot_have_is_refused(tmp_path):
     path = tmp_path / "narrow.pth"
     torch.save(EmoNet(8, width=40).state_dict(), path)
     with pytest.raises(CheckpointError, match="another network than EmoNet"):
@@ -177,7 +177,7 @@ def test_models_are_opened_by_name_or_path(small, tmp_path):
     assert checkpoint.open_model(str(path))[1].name == "mine"
 
 
-def test_a_model_that_is_not_there_is_named():
+def test_a_missing_model_is_named():
     for model in ("nowhere.pth", "n" * 300):
         with pytest.raises(CheckpointError, match=f"`model` {model}: there is no such file"):
             checkpoint.open_model(model)

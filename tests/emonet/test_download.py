@@ -189,7 +189,7 @@ def test_fetch_starts_anew_where_a_server_cannot_resume(
     assert server.ranges[2:] == ([] if fault == "no ranges" else [None])
 
 
-def test_fetch_gives_up_after_some_attempts_and_a_later_one_goes_on(
+def test_fetch_gives_up_after_some_attempts_and_a_later_one_resumes(
     tiny: WeightFile, server: Server, cache: Path
 ) -> None:
     server.script = ["truncates"] * download.ATTEMPTS
@@ -222,7 +222,7 @@ def test_wrong_bytes_never_get_the_name_and_the_error_has_both_hashes(
     assert leftovers(cache) == set()
 
 
-def test_a_page_in_the_file_s_place_is_told_by_its_length(
+def test_a_page_in_place_of_the_file_is_recognised_by_its_length(
     tiny: WeightFile, server: Server, cache: Path
 ) -> None:
     server.script = ["wrong length"]
@@ -300,7 +300,7 @@ def test_offline_the_error_names_url_place_and_the_model_that_works(
 
 
 @pytest.mark.parametrize("url", ["http://[::1/tiny.bin", "http://127.0.0.1:port/tiny.bin"])
-def test_a_mirror_that_is_no_address_is_one_sentence(tiny: WeightFile, url: str) -> None:
+def test_an_invalid_address_of_a_mirror_is_one_sentence(tiny: WeightFile, url: str) -> None:
     with pytest.raises(FetchError, match="cannot be fetched from http"):
         download.fetch("tiny", url)
 
@@ -323,7 +323,7 @@ def test_proxies_of_the_environment_are_honoured(
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])
-def test_fetch_takes_a_file_at_hand(
+def test_fetch_takes_a_local_file(
     tiny: WeightFile, server: Server, tmp_path: Path, place: str
 ) -> None:
     at_hand = tmp_path / "tiny.bin"
@@ -342,7 +342,7 @@ def test_fetch_takes_a_mirror(
     assert server.paths == ["/mirror/tiny.bin"]
 
 
-def test_a_file_at_hand_that_is_another_is_refused(
+def test_a_local_file_with_other_content_is_refused(
     tiny: WeightFile, cache: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.bin"
@@ -401,7 +401,7 @@ def test_a_full_disk_is_one_sentence(tiny: WeightFile, cache: Path) -> None:
     assert not (cache / "tiny.bin").exists()
 
 
-def test_a_cache_folder_that_cannot_be_is_one_sentence(
+def test_a_cache_folder_that_cannot_be_made_is_one_sentence(
     tiny: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "taken").write_text("a file")

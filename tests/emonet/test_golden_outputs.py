@@ -54,7 +54,7 @@ def test_other_outputs_under_the_same_hash_fail() -> None:
     assert not check_record(predictor(seed=1)).passed
 
 
-def test_outputs_that_are_no_numbers_fail_and_are_not_recorded(cache: Path) -> None:
+def test_outputs_that_are_not_finite_fail_and_are_not_recorded(cache: Path) -> None:
     with pytest.raises(PredictionError):
         check_record(constant("happy", float("nan"), 0.0))
     assert not (cache / "known-answers").exists()
@@ -77,7 +77,7 @@ def test_a_damaged_record_is_one_sentence(cache: Path) -> None:
         (("happy", 0.064, 0.100), False),
     ],
 )
-def test_the_published_outputs_are_the_bar(
+def test_outputs_must_be_close_to_the_published_ones(
     tmp_path: Path, outputs: tuple[str, float, float], passed: bool
 ) -> None:
     image = tmp_path / "example.png"

@@ -72,7 +72,7 @@ def test_verify_looks_at_the_content_only_when_asked(tiny: WeightFile, cache: Pa
     assert tiny.sha256 in status.reason
 
 
-def test_a_cache_folder_that_is_shut_is_told_in_a_sentence(
+def test_an_unreadable_cache_folder_is_reported(
     tiny: WeightFile, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path, **_: object) -> None:

@@ -51,8 +51,8 @@ def test_a_folder_is_matched_by_the_names_of_its_folders(tmp_path):
 
     with pytest.raises(DataError, match="a folder has another order"):
         fer2013.read(tmp_path / "data", ferplus=tmp_path / "fer2013new.csv")
-    (tmp_path / "data" / "train" / "Sad" / "lost.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"lost\.png: .*No such file"):
+    (tmp_path / "data" / "train" / "Sad" / "missing.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"missing\.png: .*No such file"):
         fer2013.read(tmp_path / "data")
     assert len(fer2013.read(tmp_path / "data", skip_bad=True)) == 14
 
@@ -86,7 +86,7 @@ def test_bad_rows_are_named_with_their_line_or_left_out(tmp_path, column, value,
         assert len(faces.skipped) == 1
 
 
-def test_what_is_no_fer2013_is_refused_with_words(tmp_path):
+def test_a_file_that_is_not_fer2013_is_refused_with_a_reason(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no column emotion and no column pixels: it has a, b"):

@@ -127,7 +127,7 @@ def test_training_ends_when_nothing_has_become_better_for_a_while():
     assert [epoch.best for epoch in trainer.epochs()] == [True, False]
 
 
-def test_a_loss_that_is_no_number_ends_training_with_words():
+def test_a_loss_that_is_not_finite_ends_training_with_an_error():
     class Exploding(FineTuningTask):
         def loss(self, network, batch):
             return super().loss(network, batch) * math.nan
@@ -162,7 +162,7 @@ def test_the_learning_rate_rises_then_falls_and_restarts():
     assert tops == [40, 70]
 
 
-def test_values_that_cannot_be_are_refused_by_the_name_of_their_field():
+def test_invalid_values_are_refused_naming_their_field():
     with pytest.raises(TrainingError, match="`batch_size` is 1 or more, not 0"):
         TrainingConfig(batch_size=0)
     with pytest.raises(TrainingError, match="`precision` is one of auto, float32, bfloat16"):

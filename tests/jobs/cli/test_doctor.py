@@ -85,7 +85,7 @@ def test_decord_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding("decord").startswith("-") and "PyAV decodes" in finding("decord")
 
 
-def test_a_cache_folder_that_cannot_be_is_1(
+def test_a_cache_folder_that_cannot_be_made_is_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -175,7 +175,7 @@ def test_verify_reports_a_model_whose_outputs_have_changed(cache: Path) -> None:
     assert "differ by at most 0.01" in outcome["notes"][0]
 
 
-def test_verify_reports_a_file_with_the_right_hash_that_is_no_model(
+def test_verify_reports_a_file_with_the_right_hash_that_is_not_a_model(
     weights_folder: Path,
 ) -> None:
     run("fetch", "emonet-5", "--from", weights_folder, "--accept-license")

@@ -16,7 +16,7 @@ def test_a_local_training_has_no_workers_and_no_cluster(others):
         ComputeConfig(local=True, **others)
 
 
-def test_values_that_cannot_be_are_named():
+def test_invalid_values_are_named():
     with pytest.raises(TrainingError, match="`workers` is 1 or more, not 0"):
         ComputeConfig(workers=0)
     with pytest.raises(TrainingError, match="`cpus` is a whole number"):
@@ -24,7 +24,7 @@ def test_values_that_cannot_be_are_named():
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_gpus_are_used_where_there_are_any_unless_told_otherwise(monkeypatch, found):
+def test_gpus_are_used_where_there_are_any_unless_set_otherwise(monkeypatch, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
     assert ComputeConfig().resolved().gpu is found
     assert ComputeConfig(gpu=False).resolved().gpu is False

@@ -189,7 +189,7 @@ def test_what_is_held_out_does_not_depend_on_the_seed(folder, monkeypatch, seed)
     np.testing.assert_array_equal(one.landmark_split[1], other.landmark_split[1])
 
 
-def test_what_cannot_be_is_refused_with_a_sentence(folder):
+def test_invalid_options_are_refused_with_a_sentence(folder):
     assert "--width is a multiple of 16, not 20" in pretrain(folder, "no", "--width", "20").output
     narrow = pretrain(folder, "no", "--input-size", "65")
     assert "--input-size is a multiple of 64, not 65" in narrow.output
