@@ -133,9 +133,10 @@ class Predictor:
             predictions.landmarks,
         )
         if not all(np.isfinite(values).all() for values in outputs):
+            exact = "" if self.precision == "float32" else "`precision` float32, or "
             raise PredictionError(
                 f"{self.checkpoint.name} gives values that are not finite in {self.precision}: "
-                f"use `precision` float32, or another `model`"
+                f"use {exact}another model"
             )
         return predictions
 

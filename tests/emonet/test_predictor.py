@@ -57,10 +57,10 @@ def test_the_number_of_threads_does_not_show_in_the_last_digit(precision):
                 assert np.array_equal(values, getattr(other, name)), name
 
 
-def test_outputs_that_are_no_numbers_are_an_error_and_not_a_neutral_face():
+def test_outputs_that_are_not_finite_are_an_error():
     model, described = checkpoint.load(BUNDLED)
     torch.nn.init.constant_(model.get_submodule("emo_fc_2.3").weight, torch.inf)
-    with pytest.raises(PredictionError, match="not finite in float32"):
+    with pytest.raises(PredictionError, match="not finite in float32: use another model"):
         Predictor(model, described, "cpu", "float32")(noise(1))
 
 
@@ -88,7 +88,7 @@ def test_wrong_crops_are_refused(crops):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "nonsense:1"])
-def test_a_device_that_is_not_there_is_named(device):
+def test_a_missing_device_is_named(device):
     model, described = checkpoint.load(BUNDLED)
     with pytest.raises(DeviceError, match=f"`device` {device}"):
         Predictor(model, described, device)
