@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.fields import ArgumentError, public
 from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNet

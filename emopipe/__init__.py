@@ -25,15 +25,19 @@ if TYPE_CHECKING:
     from emopipe.emonet.errors import EmopipeError
     from emopipe.emonet.predictor import load_model
     from emopipe.jobs.api import analyze
+    from emopipe.pipeline.faces.base import Faces
     from emopipe.pipeline.faces.detectors import detect
+    from emopipe.pipeline.faces.selection import Selection
     from emopipe.pipeline.run import ProgressCallback
     from emopipe.pipeline.settings import Settings
     from emopipe.pipeline.table.results import Results, read_results
 
 _PLACES = {
     "EmopipeError": "emonet.errors",
+    "Faces": "pipeline.faces.base",
     "ProgressCallback": "pipeline.run",
     "Results": "pipeline.table.results",
+    "Selection": "pipeline.faces.selection",
     "Settings": "pipeline.settings",
     "analyze": "jobs.api",
     "detect": "pipeline.faces.detectors",
@@ -43,8 +47,10 @@ _PLACES = {
 
 __all__ = [
     "EmopipeError",
+    "Faces",
     "ProgressCallback",
     "Results",
+    "Selection",
     "Settings",
     "analyze",
     "detect",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import fields, replace
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-from emopipe.emonet.fields import ArgumentError, help_lines, public
+from emopipe.emonet.arguments import ArgumentError, public
+from emopipe.emonet.fields import help_lines
 from emopipe.jobs import engine as engines
 from emopipe.jobs.cluster import ClusterOptions
 from emopipe.pipeline.faces.detectors import LONG_SIDE
@@ -24,7 +25,7 @@ from emopipe.pipeline.table.results import Results, read_results
 
 @public
 def analyze(  # noqa: D417 -- the help of the settings is added below
-    inputs: str | Path | Sequence[str | Path],
+    inputs: str | Path | Iterable[str | Path],
     out: str | Path | None = None,
     *,
     settings: Settings | None = None,
@@ -74,8 +75,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
         inputs: files, folders, glob patterns, or `.txt` files that list paths; one or several.
         out: a results file (`*.parquet`), or a folder that gets one file a video; None keeps
             nothing.
-        settings: settings to start from; keywords that differ from their defaults change them.
-        stride, fps, …, threads, address, …, network_actors: see below.
+        settings: all settings at once, instead of the keywords for them.
         overwrite: start anew, replacing the results that are there.
         progress: True for a progress bar on standard error, or an object that follows the run.
         engine: "local" for this process, "ray" for Ray, "auto" for whichever ends sooner. The
@@ -96,44 +96,44 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
         tempfile.TemporaryDirectory(prefix="emopipe-") as scratch,
         _following(progress) as following,
     ):
-        target = Path(out or Path(scratch) / "results.parquet")
+        target = Path(scratch, "results.parquet") if out is None else Path(out)
         engines.run(found, target, chosen, overwrite, following, engine, cluster)
         return read_results(target)
 
 
-analyze.__doc__ = "\n".join(
-    [
-        cleandoc(str(analyze.__doc__)),
-        "",
-        "Settings:",
-        *map(help_lines, (Settings, Selection, ClusterOptions)),
-    ]
-)
+_ARGUMENTS = "\n".join(map(help_lines, (Settings, Selection, ClusterOptions)))
+_BEFORE, _RETURNS, _AFTER = cleandoc(str(analyze.__doc__)).partition("\nReturns:")
+analyze.__doc__ = f"{_BEFORE}{_ARGUMENTS}\n{_RETURNS}{_AFTER}"
 
 
-def _settings(base: Settings | None, given: dict[str, Any]) -> Settings:
-    """The settings that keywords ask for."""
-    if not isinstance(base, Settings | None):
-        raise ArgumentError(f"`settings` is an emopipe.Settings, not {base!r}")
-    base = base or Settings()
-    selection = replace(base.selection, **_changed(Selection(), given))
-    return replace(base, selection=selection, **_changed(Settings(), given))
+def _settings(given: Settings | None, keywords: dict[str, Any]) -> Settings:
+    """The settings that a call asks for.
 
-
-def _changed(defaults: Settings | Selection, given: dict[str, Any]) -> dict[str, Any]:
-    names = [f.name for f in fields(defaults) if f.name in given]
-    return {name: given[name] for name in names if given[name] != getattr(defaults, name)}
-
-
-def _paths(inputs: object) -> list[str | Path]:
-    given: list[Any] = list(inputs) if isinstance(inputs, Sequence) else [inputs]
-    for path in given:
-        if not isinstance(path, str | Path):
-            raise ArgumentError(f"`inputs` is a path or a list of paths, not {path!r}")
+    Raises:
+        ArgumentError: they are given twice.
+    """
+    selection = Selection(**_fields_of(Selection, keywords))
+    chosen = Settings(selection=selection, **_fields_of(Settings, keywords))
+    if given is None:
+        return chosen
+    if chosen != Settings():
+        raise ArgumentError("`settings` are all settings at once: leave the keywords for them out")
     return given
 
 
-def _following(progress: object) -> Any:
+def _fields_of(settings: type[Settings | Selection], keywords: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: keywords[f.name] for f in fields(settings) if f.name in keywords}
+
+
+def _paths(inputs: Iterable[Any]) -> list[str | Path]:
+    paths = list(inputs)
+    for path in paths:
+        if not isinstance(path, str | Path):
+            raise ArgumentError(f"`inputs` is a path or a list of paths, not {path!r} in a list")
+    return paths
+
+
+def _following(progress: bool | ProgressCallback) -> AbstractContextManager[ProgressCallback]:
     """A context manager that gives what follows the run."""
     from rich.console import Console
 
@@ -141,8 +141,4 @@ def _following(progress: object) -> Any:
 
     if progress is True:
         return RunProgress(Console(stderr=True))
-    if progress in (False, None):
-        return nullcontext(ProgressCallback())
-    if isinstance(progress, ProgressCallback):
-        return nullcontext(progress)
-    raise ArgumentError(f"`progress` is True, False or a ProgressCallback, not {progress!r}")
+    return nullcontext(progress or ProgressCallback())

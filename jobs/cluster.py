@@ -20,11 +20,14 @@ if TYPE_CHECKING:  # the command line shows its help without Ray, which takes a 
 ENGINES = ("auto", "local", "ray")
 """Where an analysis may run: in this process, on Ray, or wherever it is done sooner."""
 
+WITHOUT_RAY = "`engine` local needs no Ray"
+"""Ends the sentences of an analysis that Ray failed."""
+
 OBJECT_STORE_BYTES = 2**30
 """Shared memory of a Ray started here: some 160 spans of 256 px crops."""
 
 ORPHANED_S = 10
-"""Ray's processes end when they have not reached their control process for so long, because the
+"""Ray's processes end when they have not reached their control process for this long, because the
 driver was killed. Ray's own default leaves them behind for a minute."""
 
 MONITOR = "ray/autoscaler/_private/monitor.py"
@@ -45,12 +48,12 @@ class ClusterOptions:
 
     address: str | None = setting(
         None,
-        "Join a running Ray cluster: auto, HOST:6379 or ray://HOST:10001.",
+        "Join a running Ray cluster: auto, or HOST:6379 of its head.",
         group="cluster",
         unset="Ray is started on this machine",
     )
     cpus: int | None = setting(
-        None, "CPUs of the Ray that is started.", group="cluster", least=1, unset="all"
+        None, "CPUs that the started Ray may use.", group="cluster", least=1, unset="all"
     )
     gpus: int | None = setting(None, "GPUs for the network.", group="cluster", least=0, unset="all")
     face_actors: int | None = setting(
@@ -58,25 +61,34 @@ class ClusterOptions:
         "Workers that decode and detect; without GPUs they run the network too.",
         group="cluster",
         least=1,
-        unset="one a CPU",
+        unset="one per CPU",
     )
     network_actors: int | None = setting(
         None,
         "Workers of their own for the network.",
         group="cluster",
         least=1,
-        unset="one a GPU, else none",
+        unset="one per GPU, else none",
     )
 
     def __post_init__(self) -> None:
         check_settings(self, ClusterError)
+        if self.address and self.address.startswith("ray://"):
+            raise ClusterError(
+                f"`address` {self.address}: Ray Client cannot stream results; run this on a "
+                f"machine of the cluster, with `address` auto or HOST:6379 of its head"
+            )
 
 
 @contextmanager
-def ray_session(options: ClusterOptions) -> Iterator[None]:
+def ray_session(options: ClusterOptions, otherwise: str) -> Iterator[None]:
     """Start or join Ray, quietly, and leave nothing of it running at the end.
 
     A Ray that this process has already initialized is used, and left running.
+
+    Args:
+        options: where.
+        otherwise: ends the sentence where Ray does not start: what works without it.
 
     Raises:
         ClusterError: no cluster answers at that address.
@@ -85,7 +97,7 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
 
     initialized = ray.is_initialized()
     if not initialized:
-        _start_or_join(options)
+        _start_or_join(options, otherwise)
     try:
         yield
     finally:
@@ -94,7 +106,7 @@ def ray_session(options: ClusterOptions) -> Iterator[None]:
             ray.shutdown()
 
 
-def _start_or_join(options: ClusterOptions) -> None:
+def _start_or_join(options: ClusterOptions, otherwise: str) -> None:
     import ray
 
     started_here = (
@@ -118,8 +130,7 @@ def _start_or_join(options: ClusterOptions) -> None:
     except Exception as error:  # Ray raises bare ones too, as where a busy machine is too slow
         where = f"`address` {options.address}" if options.address else "Ray on this machine"
         raise ClusterError(
-            f"{where} does not start or answer ({str(error).splitlines()[0]}); "
-            f"the engine `local` needs no Ray"
+            f"{where} does not start or answer ({str(error).splitlines()[0]}); {otherwise}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emopipe.emonet.fields import did_you_mean
+from emopipe.emonet.arguments import did_you_mean
 from emopipe.jobs.cluster import ENGINES, ClusterError, ClusterOptions
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
@@ -66,9 +66,11 @@ def run(
             f"{did_you_mean(str(engine), ENGINES)}"
         )
     if engine == "local" and chosen:
-        raise ClusterError(f"`engine` local works in this process: {', '.join(chosen)} is for Ray")
+        raise ClusterError(
+            f"`engine` local works in this process: only Ray takes {', '.join(chosen)}"
+        )
     if engine == "auto" and chosen:
-        progress.on_message(f"engine ray: {', '.join(chosen)} asks for it")
+        progress.on_message(f"engine ray: only Ray takes {', '.join(chosen)}")
         engine = "ray"
     if engine == "auto" and (gpus := _gpus(settings)):
         progress.on_message(f"engine ray: this machine has {gpus}")
@@ -139,10 +141,10 @@ def _work_on_ray(
     estimate: Estimate,
 ) -> Iterator[Finished]:
     from emopipe.jobs.analysis import driver
-    from emopipe.jobs.cluster import ray_session
+    from emopipe.jobs.cluster import WITHOUT_RAY, ray_session
 
     cluster = ClusterOptions()
     progress.on_phase("starting Ray")
-    with ray_session(cluster):
+    with ray_session(cluster, WITHOUT_RAY):
         config = driver.load(settings)  # anew: the local engine has converted its network
         yield from driver.work_on_ray(config, cluster, 0, progress, decoder, store, files, estimate)

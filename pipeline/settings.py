@@ -18,7 +18,7 @@ from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import check_settings, documented, setting
 from emopipe.emonet.files import sha256_of
 from emopipe.pipeline.faces.align import CropMode
-from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, weights_files
+from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, SMALLEST_LONG_SIDE, weights_files
 from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.media.readers import BACKENDS, DEFAULT_BACKEND
 from emopipe.pipeline.media.sampling import sample
@@ -83,7 +83,7 @@ class Settings:
         LONG_SIDE,
         "Larger frames are shrunk to this long side for detection, in pixels.",
         group="faces",
-        least=1,
+        least=SMALLEST_LONG_SIDE,
     )
     selection: Selection = field(default_factory=Selection)
     model: str = setting(

@@ -15,6 +15,7 @@ from emopipe.pipeline.faces.base import Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
+from emopipe.pipeline.media.readers import other_backend
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
 from emopipe.pipeline.settings import Settings
@@ -62,8 +63,8 @@ class FaceStage:
             wanted: span index to frame indices, ascending.
 
         Raises:
-            DecodeError: of kind "backend": the video's backend cannot decode it correctly, and
-                nothing of the video is to be kept.
+            DecodeError: of kind "backend": the video's backend cannot decode it correctly where
+                another may, and nothing of the video is to be kept.
         """
         pending = dict(wanted)
         attempts = 0
@@ -83,6 +84,8 @@ class FaceStage:
                 attempts = attempts + 1 if first in pending else 1
                 if attempts == MAX_ATTEMPTS:
                     attempts = 0
+                    if isinstance(problem, DecodeError) and (hint := other_backend(video.backend)):
+                        raise DecodeError(f"{problem} {hint}", "backend") from problem
                     span = next(iter(pending))
                     del pending[span]
                     yield FailedSpan(video.name, span, str(problem) or repr(problem))

@@ -7,10 +7,12 @@ anything being visible before `write` has ended, so that an object store can sta
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,12 +48,16 @@ class LocalStorage:
 
     def stat(self, path: Path) -> FileInfo | None:
         """Describe what a path names, links followed; None if nothing is there."""
-        if not path.exists():
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        with suppress(FileNotFoundError):  # removed in between
-            stat = path.stat()
-            return FileInfo(path.is_file(), path.is_dir(), stat.st_size, stat.st_mtime)
-        return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link to itself
+                return None
+            raise
+        is_file, is_folder = stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode)
+        return FileInfo(is_file, is_folder, found.st_size, found.st_mtime)
 
     def children(self, folder: Path) -> list[Path]:
         """Return what lies directly in a folder, in no order; nothing if it does not exist."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ray.cloudpickle import register_pickle_by_value
 
 from emopipe.jobs import engine
-from emopipe.jobs.analysis import crew
+from emopipe.jobs.analysis import pool
 from emopipe.jobs.analysis.worker import FaceWorker
 from emopipe.jobs.cluster import ClusterOptions
 from emopipe.pipeline.inputs import find_inputs
@@ -106,7 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
     module: Any = sys.modules[__name__]
     register_pickle_by_value(module)
-    crew.FaceWorker = CountingFaceWorker  # type: ignore[misc]
+    pool.FaceWorker = CountingFaceWorker  # type: ignore[misc]
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
         module.FRAME_LOG = str(folder / "frames")

@@ -13,11 +13,13 @@ import pytest
 from made_faces import face_clip, face_picture, two_faces_picture
 
 import emopipe
-from emopipe.emonet.fields import public, types_of
+from emopipe.emonet.arguments import public
+from emopipe.emonet.fields import types_of
 from emopipe.jobs.cluster import ClusterOptions
 from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.settings import Settings
 
+IMAGE = np.zeros((9, 9, 3), np.uint8)
 FUNCTIONS = ("analyze", "detect", "load_model", "read_results")
 
 
@@ -79,7 +81,7 @@ def test_analyze_takes_every_setting_with_its_type_and_default():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"fps": "5"}, "`fps` is a number (more than 0 and at most 1000), not '5'"),
+        ({"fps": "5"}, "`fps` is a number, not '5'"),
         ({"fps": 0}, "`fps` is more than 0"),
         ({"fpss": 5}, "analyze has no argument `fpss`: did you mean fps?"),
         ({"roi": "0,0,640,720"}, "`roi` is a tuple of 4 numbers, not '0,0,640,720'"),
@@ -87,13 +89,19 @@ def test_analyze_takes_every_setting_with_its_type_and_default():
         ({"threads": True}, "`threads` is a whole number"),
         ({"detector": "yunett"}, "did you mean yunet?"),
         ({"detector_weights": 5}, "`detector_weights` is a path, not 5"),
-        ({"classes": "abc"}, "`classes` is a tuple of texts, not 'abc'"),
+        ({"classes": "abc"}, "`classes` is a list of texts, not 'abc'"),
+        ({"classes": 5}, "`classes` is a list of texts, not 5"),
+        ({"out": 5}, "`out` is a path, not 5"),
+        ({"out": ""}, "has no name of its own"),
+        ({"overwrite": "no"}, "`overwrite` is True or False, not 'no'"),
+        ({"min_score": "x"}, "`min_score` is a number, not 'x'"),
+        ({"detect_size": 100}, "`detect_size` is 160 or more, not 100"),
         ({"fps": 5, "stride": 2}, "`fps` and `stride` exclude each other"),
         ({"engine": "spark"}, "`engine` is one of auto, local, ray, not 'spark'"),
-        ({"engine": "local", "cpus": 2}, "`engine` local works in this process: `cpus`"),
+        ({"engine": "local", "cpus": 2}, "`engine` local works in this process: only Ray takes"),
         ({"cpus": 0}, "`cpus` is 1 or more"),
-        ({"progress": "yes"}, "`progress` is True, False or a ProgressCallback"),
-        ({"settings": {"fps": 5}}, "`settings` is an emopipe.Settings"),
+        ({"progress": "yes"}, "`progress` is True or False or a ProgressCallback, not 'yes'"),
+        ({"settings": {"fps": 5}}, "`settings` is a Settings, not {'fps': 5}"),
         ({"out": "results.csv"}, "name a file that ends in .parquet"),
     ],
 )
@@ -102,6 +110,11 @@ def test_mistakes_of_analyze_are_sentences_that_name_the_argument(wrong, says, m
         emopipe.analyze(media / "clip.mp4", **wrong)
     assert says in str(caught.value)
     assert "--" not in str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
 
 
 @pytest.mark.parametrize("inputs", [5, None, [5], ["clip.mp4", None]])
@@ -117,14 +130,26 @@ def test_a_call_without_inputs_is_a_sentence_and_a_type_error():
         emopipe.analyze()
 
 
-def test_settings_can_be_kept_and_changed(media):
-    settings = emopipe.Settings(stride=25, landmarks="none")
-    plain = emopipe.analyze(media / "clip.mp4", settings=settings)
-    assert plain.rows.frame.tolist() == [0, 25]
-    assert plain.landmarks is None
-    changed = emopipe.analyze(media / "clip.mp4", settings=settings, stride=10, max_faces=1)
-    assert changed.rows.frame.tolist() == [0, 10, 20, 30, 40]
-    assert changed.landmarks is None
+def test_settings_can_be_given_at_once(media):
+    selection = emopipe.Selection(max_faces=1)
+    settings = emopipe.Settings(stride=25, landmarks="none", selection=selection)
+    results = emopipe.analyze(media / "clip.mp4", settings=settings)
+    assert results.rows.frame.tolist() == [0, 25]
+    assert results.landmarks is None
+    with pytest.raises(emopipe.EmopipeError, match="leave the keywords for them out"):
+        emopipe.analyze(media / "clip.mp4", settings=settings, fps=5)
+
+
+@pytest.mark.parametrize("make", [emopipe.Settings, emopipe.Selection])
+def test_misspelt_settings_are_sentences(make):
+    with pytest.raises(emopipe.EmopipeError, match="has no argument `fpss`"):
+        make(fpss=5)
+
+
+def test_inputs_may_come_from_a_generator_and_numbers_from_numpy(media):
+    roi = np.array([0, 0, 320, 320])
+    results = emopipe.analyze(media.glob("*.mp4"), stride=np.int64(25), roi=roi)
+    assert len(results.rows) == 2
 
 
 class Counter(emopipe.ProgressCallback):
@@ -190,16 +215,25 @@ def test_faces_of_an_image_make_crops_of_which_the_model_tells(media):
     ("call", "says"),
     [
         (lambda: emopipe.load_model("emonet-litee"), "`name` emonet-litee"),
-        (lambda: emopipe.load_model(5), "`name` is"),
+        (lambda: emopipe.load_model(5), "`name` is text or a path"),
         (lambda: emopipe.load_model("emonet-lite", device="gpu"), "`device` gpu is unknown"),
         (lambda: emopipe.load_model(nam="x"), "load_model has no argument `nam`"),
         (lambda: emopipe.load_model("emonet-lite")([1, 2]), "uint8"),
         (lambda: emopipe.load_model("emonet-lite")(np.zeros((1, 9, 9, 3), np.uint8)), "64"),
         (lambda: emopipe.detect(np.zeros((9, 9))), "uint8"),
-        (lambda: emopipe.detect(5), "`image`"),
+        (lambda: emopipe.detect(5), "`image` is text or a path or a ndarray"),
         (lambda: emopipe.detect("absent.jpg"), "absent.jpg"),
-        (lambda: emopipe.detect(np.zeros((9, 9, 3), np.uint8), detector="x"), "detector"),
-        (lambda: emopipe.read_results(5), "`path`"),
+        (lambda: emopipe.detect(IMAGE, detector="x"), "`detector`"),
+        (lambda: emopipe.detect(IMAGE, detector=["x"]), "`detector` is text"),
+        (lambda: emopipe.detect(IMAGE, detector_weights=5), "`detector_weights` is text or a path"),
+        (lambda: emopipe.detect(IMAGE, detect_size="640"), "`detect_size` is a whole number"),
+        (lambda: emopipe.detect(IMAGE, min_score="x"), "`min_score` is a number"),
+        (lambda: emopipe.detect(IMAGE[:0, :0]), "uint8"),
+        (lambda: emopipe.load_model("emonet-lite", classes=5), "`classes` is a list of texts"),
+        (lambda: emopipe.load_model("emonet-lite", classes="abcdefgh"), "`classes` is a list"),
+        (lambda: emopipe.load_model("emonet-lite", classes=["a"] * 8), "`classes`"),
+        (lambda: emopipe.load_model("emonet-lite", device=None), "`device` is text"),
+        (lambda: emopipe.read_results(5), "`path` is text or a path"),
         (lambda: emopipe.read_results("absent.parquet"), "absent.parquet"),
         (lambda: emopipe.read_results("absent.parquet", column=["x"]), "did you mean columns?"),
     ],

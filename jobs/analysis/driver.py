@@ -14,16 +14,16 @@ from pathlib import Path
 
 import ray
 
-from emopipe.jobs.analysis.crew import Crew
+from emopipe.jobs.analysis.pool import WorkerPool
 from emopipe.jobs.analysis.resources import cpus_found, gpus_for, plan_resources
 from emopipe.jobs.analysis.scheduler import Scheduler
 from emopipe.jobs.analysis.worker import WorkerConfig
-from emopipe.jobs.cluster import ClusterOptions, ray_session
+from emopipe.jobs.cluster import WITHOUT_RAY, ClusterOptions, ray_session
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.faces.detectors import weights_files
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.decoder import Decoder
-from emopipe.pipeline.run import MAX_ATTEMPTS, Finished, ProgressCallback, run_analysis
+from emopipe.pipeline.run import Finished, ProgressCallback, run_analysis
 from emopipe.pipeline.settings import Settings, resolved, sampler
 from emopipe.pipeline.table.schema import VideoRecord
 from emopipe.pipeline.table.store import Store
@@ -49,7 +49,7 @@ def run(
     with ThreadPoolExecutor(1) as beside:
         # PyTorch takes seconds to load, and Ray's start mostly waits for other processes.
         loading = beside.submit(load, settings)
-        with Decoder() as decoder, ray_session(cluster):
+        with Decoder() as decoder, ray_session(cluster, WITHOUT_RAY):
             config = loading.result()
             gpus = gpus_for(settings, cluster)
             settings = _resolved_there(settings, cluster, gpus)
@@ -94,23 +94,16 @@ def work_on_ray(
         return
     settings = config.settings
     plan = plan_resources(settings, cluster, gpus, cpus_found(), estimate)
-    workers = plan.face_workers + plan.emotion_workers
-    scheduler = Scheduler(
-        store,
-        files,
-        sampler(settings),
-        plan.segment_spans,
-        progress,
-        max_failures=MAX_ATTEMPTS * workers,
-    )
+    config = replace(config, settings=replace(settings, threads=plan.threads))
+    scheduler = Scheduler(store, files, sampler(settings), plan.segment_spans, progress)
     progress.on_phase("starting workers")
-    crew = Crew(scheduler, replace(config, settings=replace(settings, threads=plan.threads)), plan)
+    pool = WorkerPool(scheduler, config, plan)
     try:
-        yield from crew.probe_while_starting(decoder)
+        yield from pool.probe_while_starting(decoder)
         while not scheduler.done:
-            yield from crew.step()
+            yield from pool.step()
     finally:
-        crew.dismiss()
+        pool.shutdown()
 
 
 def _resolved_there(settings: Settings, cluster: ClusterOptions, gpus: int) -> Settings:

@@ -1,7 +1,7 @@
 """What the driver sends to workers and what they answer. Light: PyTorch is not loaded for it.
 
 An input to be probed travels as its `InputFile` and comes back as a `Video`; a span that failed is
-a `pipeline.stages.FailedSpan`.
+a `pipeline.run.FailedSpan`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ class SegmentTask:
 
     @classmethod
     def of(cls, video: Video, spans: Mapping[int, NDArray[np.int64]]) -> SegmentTask:
-        """Cut what some spans need out of the whole video's index."""
+        """Cut what some spans need out of the whole video's index.
+
+        Args:
+            video: with its whole index.
+            spans: span id to its frame indices, both ascending.
+        """
         frame_indices = np.concatenate(list(spans.values()))
         return cls(
             video=video.slice(frame_indices),
@@ -62,10 +67,16 @@ class SpanDetected:
     """A span's faces are found; its `DetectedSpan` follows as an object of its own.
 
     The driver passes that object's reference on to an emotion worker and never loads the crops.
+
+    Attributes:
+        video: the input's name.
+        span: which span of it.
+        bytes: size of the crops.
     """
 
     video: str
     span: int
+    bytes: int
 
 
 @dataclass(frozen=True)

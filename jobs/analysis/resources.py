@@ -13,7 +13,7 @@ SEGMENT_FRAMES = 2048
 """Most sampled frames of a segment: what one worker decodes in one go, from one seek."""
 
 SEGMENTS_PER_WORKER = 4
-"""At least so many segments for each worker, if there is work enough, so that none idles long."""
+"""At least this many segments for each worker, given enough work, so that none idles long."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,18 @@ def plan_resources(
         face_workers=faces,
         emotion_workers=emotions,
         cpus_each=min(1.0, int(cpus / faces * 1e4) / 1e4),  # Ray counts in ten-thousandths
-        gpus_each=min(1.0, gpus / emotions) if emotions else 0.0,
+        gpus_each=_share(gpus, emotions),
         threads=settings.threads or max(1, int(cpus) // faces),
         segment_spans=max(1, min(most, spans // (SEGMENTS_PER_WORKER * faces))),
     )
+
+
+def _share(gpus: int, workers: int) -> float:
+    """The GPU that each of some workers reserves, so that all of them find a place."""
+    if not workers:
+        return 0.0
+    per_gpu = -(-workers // gpus) if gpus else 1
+    return int(1e4 / per_gpu) / 1e4 if gpus else 0.0
 
 
 def cpus_found() -> float:

@@ -7,7 +7,7 @@ is lost because of another one.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +24,12 @@ from emopipe.pipeline.table.store import Store, part_key
 
 Span = tuple[str, int]
 """A video's name and the index of one of its spans."""
+
+PROBE = -1
+"""Stands for the span in the record of attempts to probe an input."""
+
+SEGMENTS_BEFORE_PROBE = 2
+"""The next input is probed when at most so many segments of the others are left to hand out."""
 
 
 class WorkersError(EmopipeError):
@@ -48,10 +54,9 @@ class Scheduler:
     Args:
         store: the output; only the scheduler writes it.
         files: the inputs to be analyzed.
-        sampling: gives a video's sampled frame indices.
+        sampling: gives a video's sampled frame indices, (n,) int64, ascending.
         segment_spans: most spans of a segment.
         progress: follows the run.
-        max_failures: workers that may die in a row without having had a task.
     """
 
     def __init__(
@@ -61,22 +66,18 @@ class Scheduler:
         sampling: Callable[[Video], NDArray[np.int64]],
         segment_spans: int,
         progress: ProgressCallback,
-        max_failures: int = MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._sampling = sampling
         self._segment_spans = segment_spans
         self._progress = progress
-        self._max_failures = max_failures
         self._open: dict[str, _OpenVideo] = {}
         self._probing: dict[str, InputFile] = {}
-        self._probe_failures: Counter[str] = Counter()
         self.unprobed = deque(files)
         self.pending: deque[Span] = deque()
         self.in_flight: set[Span] = set()
         self.quarantined: deque[Span] = deque()
         self.isolated: deque[Span] = deque()
-        self.consecutive_failures = 0
 
     @property
     def done(self) -> bool:
@@ -86,12 +87,14 @@ class Scheduler:
     def next_task(self) -> InputFile | SegmentTask | None:
         """Return what a free worker is to probe or analyze, or None if nothing is left for it now.
 
-        Segments come before probes, so that no more indexes are held than there is work for.
+        The next input is probed shortly before the spans of those before it run out: no worker
+        waits for it, and no more indexes are held than there is work for.
         """
+        few = len(self.pending) <= SEGMENTS_BEFORE_PROBE * self._segment_spans
+        if self.unprobed and (not self.pending or (few and not self._probing)):
+            return self.next_probe()
         if self.pending:
             return self._segment()
-        if self.unprobed:
-            return self.next_probe()
         if self.quarantined:
             return self._task([self.quarantined.popleft()])
         if self.isolated and not self.in_flight and not self._probing:
@@ -110,7 +113,6 @@ class Scheduler:
         Raises:
             OutputError: the disk does not take it.
         """
-        self.consecutive_failures = 0
         match message:
             case Video():
                 return self._start(message)
@@ -125,31 +127,20 @@ class Scheduler:
                 return self._finish(opened, span)
         return None
 
-    def on_worker_death(
-        self, work: InputFile | Sequence[Span] | None, reason: str
-    ) -> Finished | None:
+    def on_worker_death(self, work: InputFile | Sequence[Span], reason: str) -> Finished | None:
         """Take in that a worker died; return the input that this completes, if it does.
 
         Args:
             work: the input it was probing, or the spans that it had not delivered, in order: it
-                died on the first. None if it was starting or idle.
+                died on the first.
             reason: why, in words.
 
         Raises:
-            WorkersError: too many workers died in a row without having had a task.
             OutputError: the disk does not take it.
         """
         if isinstance(work, InputFile):
             return self._on_probe_death(work, reason)
-        if work:
-            return self._on_span_death(work, reason)
-        self.consecutive_failures += 1
-        if self.consecutive_failures >= self._max_failures:
-            raise WorkersError(
-                f"Ray's workers die before they do anything ({reason}); "
-                f"the engine `local` needs no Ray"
-            )
-        return None
+        return self._on_span_death(work, reason)
 
     def _segment(self) -> SegmentTask:
         """The next spans of one video; fewer towards the end, so that workers end together."""
@@ -209,8 +200,7 @@ class Scheduler:
         return file, self._store.fail(file.name, file.path, reason)
 
     def _on_probe_death(self, file: InputFile, reason: str) -> Finished | None:
-        self._probe_failures[file.name] += 1
-        if self._probe_failures[file.name] >= MAX_ATTEMPTS:
+        if self._store.record_attempt(file.name, PROBE) >= MAX_ATTEMPTS:
             return self._fail(file.name, reason)
         self.unprobed.append(self._probing.pop(file.name))
         return None

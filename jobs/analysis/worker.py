@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # PyTorch is loaded when a worker starts: the driver imports 
     from emopipe.pipeline.table.schema import DetectedSpan
 
 
+CUDA_ERROR = "CUDA error"
+"""PyTorch's words for an error of the GPU, after which the process cannot use it any more."""
+
+
 @dataclass(frozen=True)
 class WorkerConfig:
     """What workers are made from: no worker needs a file of weights.
@@ -41,43 +45,7 @@ class WorkerConfig:
     detector_files: dict[str, bytes]
 
 
-class EmotionWorker:
-    """Runs the network on detected spans.
-
-    Args:
-        config: what it is made from.
-    """
-
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
-
-    def start(self) -> None:
-        """Load the network; not in the constructor, so that errors reach the driver as they are."""
-        from emopipe.emonet.predictor import Predictor
-        from emopipe.pipeline.stages import EmotionStage
-        from emopipe.pipeline.table.schema import rows_schema
-
-        _set_up_process(self._config.settings)
-        settings, checkpoint = self._config.settings, self._config.checkpoint
-        model, device = self._config.model, settings.device
-        predictor = Predictor(
-            model, checkpoint, device, settings.precision, settings.faces_per_batch
-        )
-        schema = rows_schema(checkpoint.classes, settings.landmarks)
-        self._emotions: EmotionStage = EmotionStage(predictor, schema)
-
-    def predict(self, span: DetectedSpan) -> Iterator[SpanRows | FailedSpan]:
-        """Finish a detected span."""
-        from emopipe.pipeline.table.parts import encode_part
-
-        rows = self._emotions.rows(span)
-        if isinstance(rows, FailedSpan):
-            yield rows
-        else:
-            yield SpanRows(span.video, span.span, encode_part(rows), len(span.face))
-
-
-class FaceWorker(EmotionWorker):
+class FaceWorker:
     """Decodes, detects and aligns; without emotion workers it runs the network too.
 
     Args:
@@ -86,21 +54,24 @@ class FaceWorker(EmotionWorker):
     """
 
     def __init__(self, config: WorkerConfig, with_network: bool) -> None:
-        super().__init__(config)
+        self._config = config
         self._with_network = with_network
+
+    def ping(self) -> None:
+        """Answer."""
 
     def start(self) -> None:
         """Load the detector and, where it is to run here, the network.
+
+        Not in the constructor, so that errors reach the driver as they are.
 
         Raises:
             EmopipeError: the weights cannot be used here.
         """
         from emopipe.pipeline.stages import FaceStage
 
-        if self._with_network:
-            super().start()
-        else:
-            _set_up_process(self._config.settings)
+        _set_up_process(self._config.settings)
+        self._emotions = _emotion_stage(self._config) if self._with_network else None
         self._decoder = Decoder()
         # Detectors read their files when they are made. Removed right after that, the files are not
         # left behind by a worker that is killed.
@@ -126,13 +97,39 @@ class FaceWorker(EmotionWorker):
             for found in self._faces.spans(task.video, task.spans):
                 if isinstance(found, FailedSpan):
                     yield found
-                elif self._with_network:
-                    yield from self.predict(found)
+                elif self._emotions:
+                    yield _finished(self._emotions, found)
                 else:
-                    yield SpanDetected(found.video, found.span)
+                    yield SpanDetected(found.video, found.span, found.crops.nbytes)
                     yield found
         except DecodeError as error:
             yield FailedVideo(task.video.name, str(error))
+
+
+class EmotionWorker:
+    """Runs the network on detected spans.
+
+    Args:
+        config: what it is made from.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+
+    def ping(self) -> None:
+        """Answer."""
+
+    def start(self) -> None:
+        """Load the network."""
+        _set_up_process(self._config.settings)
+        self._emotions = _emotion_stage(self._config)
+
+    def predict(self, span: DetectedSpan) -> Iterator[SpanRows | FailedSpan]:
+        """Finish a detected span."""
+        finished = _finished(self._emotions, span)
+        if isinstance(finished, FailedSpan) and CUDA_ERROR in finished.reason:
+            os._exit(1)  # in this process every later call would fail as well
+        yield finished
 
 
 def probe(file: InputFile, decoder: Decoder, backend: str) -> Video | FailedVideo:
@@ -141,6 +138,27 @@ def probe(file: InputFile, decoder: Decoder, backend: str) -> Video | FailedVide
         return decoder.probe(file.path, file.name, backend)
     except (VideoError, DecodeError) as error:
         return FailedVideo(file.name, str(error))
+
+
+def _emotion_stage(config: WorkerConfig) -> EmotionStage:
+    from emopipe.emonet.predictor import Predictor
+    from emopipe.pipeline.stages import EmotionStage
+    from emopipe.pipeline.table.schema import rows_schema
+
+    settings, checkpoint = config.settings, config.checkpoint
+    predictor = Predictor(
+        config.model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
+    )
+    return EmotionStage(predictor, rows_schema(checkpoint.classes, settings.landmarks))
+
+
+def _finished(emotions: EmotionStage, span: DetectedSpan) -> SpanRows | FailedSpan:
+    from emopipe.pipeline.table.parts import encode_part
+
+    rows = emotions.rows(span)
+    if isinstance(rows, FailedSpan):
+        return rows
+    return SpanRows(span.video, span.span, encode_part(rows), len(span.face))
 
 
 def _set_up_process(settings: Settings) -> None:

@@ -49,12 +49,14 @@ def main() -> None:
 def program() -> None:
     """Run the command, then end without the interpreter's clean-up: with PyTorch it takes 0.5 s."""
     gc.set_threshold(_GC_THRESHOLD)
-    status: object = 0
+    status = 0
     try:
         main(prog_name="emopipe")
     except SystemExit as end:
-        status = end.code
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     with suppress(OSError):  # whoever reads the output may be gone
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
+    os._exit(status)

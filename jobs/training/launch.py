@@ -90,7 +90,7 @@ def _train_on_ray(
     from emopipe.jobs.cluster import ClusterError, ClusterOptions, ray_session
 
     options = ClusterOptions(compute.address, compute.cpus, None if compute.gpu else 0)
-    with ray_session(options):
+    with ray_session(options, "`local` trains without Ray"):
         messages = Queue(actor_options={"num_cpus": 0})
         trainer = _ray_trainer(make_trainer, out, compute, messages)
         with _forwarding(messages, callback) as problems:

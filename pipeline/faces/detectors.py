@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from emopipe.emonet.fields import public
+from emopipe.emonet.arguments import did_you_mean, one_of, public
 from emopipe.emonet.registry import locate, lookup
 from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
@@ -106,12 +106,13 @@ def load_detector(
         MissingWeightsError: its weights are not on this machine.
     """
     if name not in _KINDS:
-        raise DetectorError(f"no detector is called {name!r}: there are {', '.join(DETECTORS)}")
+        guess = did_you_mean(name, DETECTORS)
+        raise DetectorError(f"`detector` is {one_of(DETECTORS)}, not {name!r}{guess}")
     kind = _KINDS[name]
     if long_side < SMALLEST_LONG_SIDE:
         raise DetectorError(
-            f"detection at a long side of {long_side} px finds few faces: use "
-            f"{SMALLEST_LONG_SIDE} or more"
+            f"`detect_size` is {SMALLEST_LONG_SIDE} or more, not {long_side}: at a smaller long "
+            f"side few faces are found"
         )
     min_score = kind.min_score if min_score is None else min_score
     if not 0 <= min_score <= 1:
@@ -141,7 +142,7 @@ def weights_files(name: str, weights: Path | None = None) -> dict[str, Path]:
     files = {lookup(part).file: _weights_path(part, weights) for part in _KINDS[name].weights}
     for path in files.values():
         if not path.is_file():
-            raise DetectorError(f"{path} does not exist: {name} needs it as its weights")
+            raise DetectorError(f"{path} does not exist: {name} needs it as `detector_weights`")
     return files
 
 
@@ -306,10 +307,10 @@ def detect(
     """
     if isinstance(image, str | os.PathLike):
         image = load_image(Path(image))
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else repr(image)
+    if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         raise DetectorError(
-            f"`image` is an image file or a (height, width, 3) uint8 RGB array, not {what}"
+            f"`image` is an image file or a (height, width, 3) uint8 RGB array, not {image.dtype} "
+            f"{image.shape}"
         )
     weights = None if detector_weights is None else Path(detector_weights)
     (faces,) = _loaded(detector, weights, detect_size, min_score).detect([image])

@@ -5,7 +5,6 @@ identify the frames (missing or equal timestamps, a clock that jumps, packets th
 two), the whole file is decoded once instead and the frames are counted.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from emopipe.pipeline.media import readers
 from emopipe.pipeline.media.container import ReadError, decode_all, open_container, packets
 from emopipe.pipeline.media.video import IMAGE_SUFFIXES, HeaderInfo, Video, VideoError
+from emopipe.pipeline.storage import storage_for
 
 CLOCK_JUMP_S = 1.0
 """Decoding times that go back by more than this mean that the container's clock was reset."""
@@ -122,19 +122,14 @@ def probe(
 
 def _size(path: Path) -> int:
     try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise VideoError(f"{path} does not exist.") from None
+        info = storage_for(path).stat(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror}.") from error
-    if size == 0:
+    if info is None:
+        raise VideoError(f"{path} does not exist.")
+    if info.size == 0:
         raise VideoError(f"{path} is empty (0 bytes). Copy or record it again.")
-    return size
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return info.size
 
 
 def _probe_image(path: Path, name: str, size: int) -> Video:
@@ -152,7 +147,7 @@ def _probe_image(path: Path, name: str, size: int) -> Video:
         fps=0.0,
         truncated_frames=0,
         size=size,
-        sha256=_sha256(path),
+        sha256=storage_for(path).sha256(path),
     )
 
 
@@ -182,7 +177,7 @@ def _probe_video(
         fps=index.fps,
         truncated_frames=index.truncated_frames,
         size=size,
-        sha256=_sha256(path),
+        sha256=storage_for(path).sha256(path),
     )
 
 

@@ -96,6 +96,12 @@ def missing_backend(name: str) -> str | None:
     )
 
 
+def other_backend(name: str) -> str:
+    """Name in a sentence the backend to use where another one stumbles; empty for the default."""
+    named = {one.NAME for one in optional_backends()}
+    return f"Use `backend` {DEFAULT_BACKEND} for it." if name in named else ""
+
+
 def open_reader(video: Video, threads: int = 1, alive: Callable[[], None] = lambda: None) -> Reader:
     """Open a video with the backend it was probed for.
 

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from emopipe.emonet.arguments import did_you_mean, public
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.fields import did_you_mean, public
 from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.pipeline.storage import storage_for
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
@@ -103,14 +103,11 @@ def read_results(
         landmarks: whether to read the landmarks, the larger part of the table.
 
     Raises:
-        ResultsError: nothing readable is there, a column or video is not in it, or an argument has
-            a wrong type.
+        ResultsError: nothing readable is there, or a column or video is not in it.
     """
     out = _as_path(path)
-    wanted_columns = _as_names("columns", columns)
-    wanted_videos = _as_names("videos", videos)
-    if not isinstance(landmarks, bool):
-        raise ResultsError(f"`landmarks` is True or False, not {landmarks!r}")
+    wanted_columns = _as_names(columns)
+    wanted_videos = _as_names(videos)
     files, table_of_videos = _files(out), _table_of_videos(out)
     if not files and table_of_videos is None:
         raise ResultsError(f"{path} is neither a results file nor a folder with results in it")
@@ -173,21 +170,15 @@ def _is_folder(path: Path) -> bool:
     return info is not None and info.is_folder
 
 
-def _as_path(path: Any) -> Path:
-    """Check the argument; a path such as "." gets the name that it has."""
-    if not isinstance(path, str | os.PathLike) or not str(path):
-        raise ResultsError(f"`path` is a results file or folder, not {path!r}")
-    out = Path(path)
+def _as_path(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise ResultsError("`path` is a results file or folder, not ''")
+    out = Path(path)  # "." gets the name that it has
     return out if out.name not in ("", "..") else storage_for(out).resolve(out)
 
 
-def _as_names(argument: str, names: Any) -> list[str] | None:
-    if names is None:
-        return None
-    several = [names] if isinstance(names, str) else names
-    if not isinstance(several, Sequence) or not all(isinstance(name, str) for name in several):
-        raise ResultsError(f"`{argument}` is a name or a list of names, not {names!r}")
-    return list(several)
+def _as_names(names: str | Sequence[str] | None) -> list[str] | None:
+    return None if names is None else [names] if isinstance(names, str) else list(names)
 
 
 def _files(out: Path) -> list[Path]:

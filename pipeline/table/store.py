@@ -116,11 +116,6 @@ class Store:
         """Return the spans of the video with that `part_key` that have been written."""
         return {span for span, part in self._parts(key).items() if self._is_complete(part)}
 
-    def unfinished(self) -> dict[str, set[int]]:
-        """Return the written spans of the videos that are not committed, by `part_key`."""
-        keys = (path.name for path in self._storage.children(self._partial) if not path.suffix)
-        return {key: spans for key in keys if (spans := self.spans(key))}
-
     def write(self, key: str, span: int, rows: pa.Table) -> None:
         """Write a span's rows.
 
@@ -338,7 +333,9 @@ def _tidy(partial: Path) -> None:
 def _with_file(record: VideoRecord, file: Path) -> VideoRecord:
     """Add what is known of the input's file; its size only where the record lacks it."""
     storage = storage_for(file)
-    info = storage.stat(file)
+    info = None
+    with suppress(OSError):  # it may be gone by now: that is not the output's fault
+        info = storage.stat(file)
     return replace(
         record,
         bytes=info.size if info and record.bytes is None else record.bytes,

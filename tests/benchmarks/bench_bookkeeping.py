@@ -19,11 +19,10 @@ import pyarrow as pa
 from made_spans import a_span, a_video
 
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.jobs.analysis.messages import SpanRows
+from emopipe.jobs.analysis.messages import SegmentTask, SpanRows
 from emopipe.jobs.analysis.scheduler import Scheduler
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media import sampling
-from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.table.parts import encode_part
@@ -42,13 +41,13 @@ def every_frame(video: Video) -> np.ndarray:
     return np.arange(video.frames)
 
 
-def stub_answers(video: Video, schema: pa.Schema) -> Iterator[SpanRows]:
-    """What workers would answer of a video that shows nobody."""
-    for span, frame_indices in spans_of(every_frame(video)).items():
+def stub_answers(task: SegmentTask, schema: pa.Schema) -> Iterator[SpanRows]:
+    """What a worker would answer of a video that shows nobody."""
+    for span, frame_indices in task.spans.items():
         first = int(frame_indices[0])
-        found, predictions = a_span([0] * len(frame_indices), video.name, first, stride=1)
+        found, predictions = a_span([0] * len(frame_indices), task.video.name, first, stride=1)
         rows = span_rows(found, predictions, predictions.landmarks, schema)
-        yield SpanRows(video.name, span, encode_part(rows), faces=0)
+        yield SpanRows(task.video.name, span, encode_part(rows), faces=0)
 
 
 def drive(folder: Path, videos: int, frames: int) -> int:
@@ -62,12 +61,10 @@ def drive(folder: Path, videos: int, frames: int) -> int:
         scheduler = Scheduler(store, files, every_frame, SEGMENT_SPANS, ProgressCallback())
         done = []
         while task := scheduler.next_task():
-            assert isinstance(task, InputFile)
-            video = stubs[task.name]
-            scheduler.handle(video)
-            while scheduler.pending:
-                scheduler.next_task()
-            for answer in stub_answers(video, store.schema):
+            if isinstance(task, InputFile):
+                scheduler.handle(stubs[task.name])
+                continue
+            for answer in stub_answers(task, store.schema):
                 size += len(answer.part)
                 if finished := scheduler.handle(answer):
                     done.append(finished)

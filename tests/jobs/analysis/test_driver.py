@@ -19,12 +19,15 @@ from made_clips import ffmpeg, make_clip, zero_packets
 from made_faces import face_clip, two_faces_picture
 from ray.cloudpickle import register_pickle_by_value
 
+from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import locate
 from emopipe.jobs import engine
-from emopipe.jobs.analysis import crew
+from emopipe.jobs.analysis import pool
+from emopipe.jobs.analysis import worker as worker_module
 from emopipe.jobs.analysis.driver import load
+from emopipe.jobs.analysis.messages import SegmentTask
 from emopipe.jobs.analysis.resources import plan_resources
-from emopipe.jobs.analysis.worker import FaceWorker
+from emopipe.jobs.analysis.worker import EmotionWorker, FaceWorker
 from emopipe.jobs.cluster import ClusterError, ClusterOptions
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.faces.detectors import weights_files
@@ -95,10 +98,10 @@ def tables(out: Path) -> str:
     return repr((read_table(out).to_pylist(), read_records(videos_path(out))))
 
 
-def workers() -> list[psutil.Process]:
+def workers(kind: str = "FaceWorker") -> list[psutil.Process]:
     """The living workers of Ray below this process."""
     below = psutil.Process().children(recursive=True)
-    return [one for one in below if command(one).startswith("ray::FaceWorker")]
+    return [one for one in below if command(one).startswith(f"ray::{kind}")]
 
 
 class GpusInUse(ProgressCallback):
@@ -126,7 +129,7 @@ def test_the_tables_are_those_of_local_in_every_cell(
     cluster, gpus, probed_here, inputs, local, fake_gpus, tmp_path, monkeypatch
 ):
     if not probed_here:
-        monkeypatch.setattr(crew, "PROBED_HERE_BYTES", -1)
+        monkeypatch.setattr(pool, "PROBED_HERE_BYTES", -1)
     progress = GpusInUse()
     records = run(inputs, tmp_path / "results.parquet", SPARSE, progress, **cluster)
     assert tables(tmp_path / "results.parquet") == local
@@ -172,93 +175,110 @@ def test_what_is_wrong_for_every_worker_is_told_in_its_own_words(made, fake_gpus
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "centerface.onnx").write_text("no network")
     settings = Settings(detector_weights=tmp_path / "weights")
-    with pytest.raises(Exception, match="cannot be used as the weights of centerface") as caught:
+    with pytest.raises(EmopipeError, match="cannot be used as the weights of centerface") as caught:
         run(find_inputs([made / "face.mp4"]), tmp_path / "results.parquet", settings, gpus=0)
     assert "Traceback" not in str(caught.value)
 
 
 class Killer(ProgressCallback):
-    """Kills a worker of Ray when the first span is finished."""
+    """Kills workers of Ray, one after each of the first spans."""
 
-    def __init__(self) -> None:
-        self.killed: list[psutil.Process] = []
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = list(kinds)
 
     def on_span(self, video: Video, frames: int, faces: int) -> None:
-        if not self.killed:
-            self.killed = workers()[-1:]
-            self.killed[0].kill()
+        if self.kinds:
+            workers(self.kinds.pop())[-1].kill()
 
 
-def test_a_run_whose_worker_is_killed_ends_by_itself_with_the_same_tables(
-    inputs, local, fake_gpus, tmp_path
+@pytest.mark.parametrize(
+    ("kinds", "cluster"),
+    [
+        (["FaceWorker"], {"gpus": 0, "face_actors": 2}),
+        (["EmotionWorker", "FaceWorker"], {"gpus": 1, "face_actors": 2, "network_actors": 2}),
+    ],
+    ids=["face workers alone", "a face and an emotion worker"],
+)
+def test_a_run_whose_workers_are_killed_ends_by_itself_with_the_same_tables(
+    kinds, cluster, inputs, local, fake_gpus, tmp_path
 ):
-    killer = Killer()
+    killer = Killer(*kinds)
     out = tmp_path / "results.parquet"
-    run(inputs, out, SPARSE, killer, gpus=0, face_actors=2)
-    assert killer.killed
+    run(inputs, out, SPARSE, killer, **cluster)
+    assert killer.kinds == []
     assert tables(out) == local
-
-
-class DeadlyFaceWorker(FaceWorker):
-    """Is killed by each span of `deadly.mp4`, and notes it beside the video."""
-
-    def predict(self, span: DetectedSpan) -> Iterator[Any]:
-        if span.video == "deadly.mp4":
-            with Path(DEATHS).open("a") as deaths:
-                deaths.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().predict(span)
 
 
 DEATHS = ""
 
 
+def die_of(span: DetectedSpan) -> None:
+    """Kill this process if the span is of `deadly.mp4`, and note it."""
+    if span.video == "deadly.mp4":
+        with Path(DEATHS).open("a") as deaths:
+            deaths.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeadlyFaceWorker(FaceWorker):
+    def analyze(self, task: SegmentTask) -> Iterator[Any]:
+        for found in self._faces.spans(task.video, task.spans):
+            die_of(found)
+            yield worker_module._finished(self._emotions, found)
+
+
+class DeadlyEmotionWorker(EmotionWorker):
+    def predict(self, span: DetectedSpan) -> Iterator[Any]:
+        die_of(span)
+        yield from super().predict(span)
+
+
+@pytest.mark.parametrize("deadly", [DeadlyFaceWorker, DeadlyEmotionWorker])
 def test_a_span_that_kills_its_worker_is_given_up_after_three_attempts_and_the_rest_is_done(
-    made, fake_gpus, tmp_path, monkeypatch
+    deadly, made, fake_gpus, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sys.modules[__name__], "DEATHS", str(tmp_path / "deaths"))
-    monkeypatch.setattr(crew, "FaceWorker", DeadlyFaceWorker)
+    monkeypatch.setattr(pool, deadly.__name__.removeprefix("Deadly"), deadly)
     register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
     shutil.copy(made / "face.mp4", tmp_path / "deadly.mp4")
     shutil.copy(made / "nobody.mp4", tmp_path / "harmless.mp4")
     found = find_inputs([tmp_path / "deadly.mp4", tmp_path / "harmless.mp4"])
-    deadly, harmless = run(found, tmp_path / "results.parquet", SPARSE, gpus=0, face_actors=2)
+    gpus = 1 if deadly is DeadlyEmotionWorker else 0
+    lost, harmless = run(
+        found, tmp_path / "results.parquet", SPARSE, gpus=gpus, face_actors=2, network_actors=None
+    )
     assert (tmp_path / "deaths").read_text() == "xxx"
-    assert (deadly.status, deadly.frames) == ("failed", 0)
-    assert "17 of 17 sampled frames" in deadly.error
+    assert (lost.status, lost.frames) == ("failed", 0)
+    assert "17 of 17 sampled frames" in lost.error
     assert harmless.status == "ok"
 
 
-class Recorder(ProgressCallback):
-    """Notes when spans are finished, and kills one of the workers every so many seconds."""
+class SteadyKiller(ProgressCallback):
+    """Kills a worker after each of the first spans, and counts the spans."""
 
-    def __init__(self, every_s: float | None) -> None:
-        self.times: list[float] = []
-        self.kills = 0
-        self._every_s = every_s
-        self._next: float | None = None
+    KILLS = 3
+
+    def __init__(self) -> None:
+        self.spans = 0
+        self.killed: list[int] = []
 
     def on_span(self, video: Video, frames: int, faces: int) -> None:
-        now = time.monotonic()
-        self.times.append(now)
-        self._next = self._next or now
-        if self._every_s and now >= self._next and len(self.times) > 4:
-            self._next += self._every_s
-            victims = workers()
-            victims[self.kills % len(victims)].kill()
-            self.kills += 1
+        self.spans += 1
+        if len(self.killed) < self.KILLS:
+            victim = workers()[0]
+            self.killed.append(victim.pid)
+            victim.kill()
 
 
 def test_the_others_go_on_while_workers_are_killed(made, fake_gpus, tmp_path):
-    """A death costs the worker's own span at most; `make chaos` measures it over a minute."""
-    shutil.copy(made / "long.mp4", tmp_path / "long.mp4")
-    recorder = Recorder(every_s=1.0)
+    """A death costs the worker's own spans; `make chaos` measures how much over a minute."""
+    killer = SteadyKiller()
     out = tmp_path / "results.parquet"
-    found = find_inputs([tmp_path / "long.mp4"])
-    [record] = run(found, out, Settings(), recorder, gpus=0, face_actors=3)
-    assert recorder.kills >= 2
+    found = find_inputs([made / "long.mp4"])
+    [record] = run(found, out, Settings(), killer, gpus=0, face_actors=2)
+    assert len(set(killer.killed)) == SteadyKiller.KILLS
     assert (record.status, record.frames) == ("ok", LONG_FRAMES)
-    assert len(recorder.times) == -(-LONG_FRAMES // SPAN_FRAMES)
+    assert killer.spans == -(-LONG_FRAMES // SPAN_FRAMES)
 
 
 def test_more_gpus_than_there_are_and_a_certain_one_are_refused(inputs, fake_gpus, tmp_path):
@@ -270,13 +290,16 @@ def test_more_gpus_than_there_are_and_a_certain_one_are_refused(inputs, fake_gpu
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 16, 1000])
-@pytest.mark.parametrize("gpus", [0, 1, 4])
+@pytest.mark.parametrize(("gpus", "actors"), [(0, None), (1, None), (4, None), (2, 3), (1, 6)])
 @pytest.mark.parametrize("frames", [0, 72, 10_000, 10_000_000])
-def test_no_worker_asks_for_what_is_not_there_and_none_is_without_work(cpus, gpus, frames):
+def test_no_worker_asks_for_what_is_not_there_and_none_is_without_work(cpus, gpus, actors, frames):
     estimate = Estimate(inputs=1, unreadable=0, seconds=1.0, frames=frames, bytes=0)
-    plan = plan_resources(Settings(), ClusterOptions(), gpus, cpus, estimate)
+    plan = plan_resources(Settings(), ClusterOptions(network_actors=actors), gpus, cpus, estimate)
     assert 0 < plan.face_workers * plan.cpus_each <= cpus
-    assert plan.emotion_workers * plan.gpus_each == gpus
+    assert plan.emotion_workers == (actors or gpus)
+    # A worker's share of a GPU lies on one GPU.
+    places = gpus * int(1 / plan.gpus_each) if gpus else 0
+    assert places >= plan.emotion_workers and plan.gpus_each <= 1
     spans = max(1, frames / SPAN_FRAMES)
     assert plan.face_workers * plan.segment_spans < spans + plan.face_workers
     assert plan.face_workers == cpus or plan.face_workers >= spans / 2
@@ -384,3 +407,8 @@ def test_nothing_lives_on_when_the_driver_is_killed(made, tmp_path):
     process.kill()
     process.communicate()
     assert left_of(below) == []
+
+
+def test_ray_client_is_refused_with_the_way_out():
+    with pytest.raises(ClusterError, match=r"`address` ray://head:10001: .* HOST:6379"):
+        ClusterOptions(address="ray://head:10001")

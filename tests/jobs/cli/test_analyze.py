@@ -144,14 +144,14 @@ def traps(here: Path, media: Path) -> None:
         ("two.png --roi 1,2,3", "--roi is four numbers"),
         ("two.png --roi 9,9,1,1", "--roi 9,9,1,1 is empty"),
         ("two.png --min-score 2", "--min-score is from 0 to 1"),
-        ("two.png --detect-size 8", "long side of 8 px"),
+        ("two.png --detect-size 8", "--detect-size is 160 or more, not 8"),
         ("two.png --detector yunet", "emopipe models fetch yunet"),
         ("two.png --detector-weights absent.onnx", "absent.onnx does not exist"),
         ("two.png --detector-weights text.pth", "text.pth"),
         ("two.png --device quantum", "--device"),
         ("two.png --precision float8", "not 'float8': did you mean float32?"),
-        ("two.png --address auto", "--address is for Ray"),
-        ("two.png --cpus 2 --gpus 1", "--cpus, --gpus is for Ray"),
+        ("two.png --address auto", "only Ray takes --address"),
+        ("two.png --cpus 2 --gpus 1", "only Ray takes --cpus, --gpus"),
         ("two.png --engine ray", "leave it or --engine ray out"),
         ("two.png --dry-run --overwrite", "--dry-run"),
     ],
@@ -441,7 +441,7 @@ def test_help_lists_every_field_under_its_heading(
             text = rule.help.replace("`stride`", "--stride")
             assert f"--{name.replace('_', '-')} " in listed[rule.group.capitalize()]
             assert text in listed[rule.group.capitalize()]
-    assert "[1 or more; default: 640]" in listed["Faces"]
+    assert "[160 or more; default: 640]" in listed["Faces"]
     assert "[from 0 to 1; default: the detector's own]" in listed["Faces"]
     assert "--detector [centerface|yunet|blazeface|sfd]" in listed["Faces"]
     assert "[env var: EMOPIPE_MODEL; default: emonet-lite]" in listed["Model"]

@@ -202,10 +202,10 @@ def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
         ({"columns": ["valance"]}, r"has no column 'valance': did you mean valence\?"),
         ({"columns": "qqq"}, "has no column 'qqq': it has video, frame, time"),
         ({"columns": ["landmarks"]}, "`columns` does not name the landmarks"),
-        ({"columns": 5}, "`columns` is a name or a list of names, not 5"),
+        ({"columns": 5}, "`columns` is text or a list of texts, not 5"),
         ({"videos": ["clip.mp4"]}, r"has no video 'clip\.mp4': did you mean b/clip\.mp4\?"),
         ({"videos": "q"}, r"`videos`: .* has no video 'q': it has a\.mp4, b/clip\.mp4"),
-        ({"videos": [1]}, r"`videos` is a name or a list of names, not \[1\]"),
+        ({"videos": [1]}, r"`videos` is text or a list of texts, not \[1\]"),
         ({"landmarks": "none"}, "`landmarks` is True or False, not 'none'"),
         ({"column": "time"}, r"no argument `column`: did you mean columns\?"),
     ],
@@ -225,7 +225,7 @@ def test_videos_are_known_without_the_videos_table(output):
 
 @pytest.mark.parametrize("path", [5, None, "", ["results.parquet"]])
 def test_a_path_of_a_wrong_type_is_a_sentence(path):
-    with pytest.raises(ResultsError, match="`path` is a results file or folder, not "):
+    with pytest.raises(EmopipeError, match=r"`path` is (text or a path|a results file or folder), "):
         read_results(path)
 
 
