@@ -138,5 +138,6 @@ def check_settings(settings: Any, error: type[EmopipeError]) -> None:
             guess = did_you_mean(str(value), rule.choices)
             raise error(f"`{name}` is {one_of(rule.choices)}, not {value!r}{guess}")
         if isinstance(value, int | float) and not isinstance(value, bool) and not rule.holds(value):
-            raise error(f"`{name}` is {rule.range or 'a finite number'}, not {value!r}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise error(f"`{name}` is {rule.range or 'a finite number'}, not {shown}")
         object.__setattr__(settings, name, value)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.data import landmarks68
+from emopipe.emonet.data.augmentation import N_RANDOM_PARAMS
+from emopipe.emonet.data.config import NONE
 from emopipe.emonet.labels import OUTER_EYE_CORNERS
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.metrics import landmark_errors
 from emopipe.emonet.model import STRIDE
-from emopipe.emonet.training.augmentation import N_RANDOM_PARAMS
-from emopipe.emonet.training.config import NONE
 from emopipe.emonet.training.pretrain import IMAGE_SCALE
 from emopipe.jobs.api import analyze
 from emopipe.jobs.training.pretrain import SPLIT_SEED

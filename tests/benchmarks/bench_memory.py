@@ -19,7 +19,7 @@ from made_clips import ffmpeg
 from emopipe.jobs.demo import make_video
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 
-CLIP = Path(__file__).parents[2] / "shared" / "data" / "videos" / "single_face.mp4"
+CLIP = Path(__file__).parents[3] / "shared" / "data" / "videos" / "single_face.mp4"
 """A real clip; where it is missing, the demo's is used."""
 
 MINUTES = 30

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from made_clips import ffmpeg
 
-CLIPS = Path(__file__).parents[2] / "shared" / "data" / "videos"
+CLIPS = Path(__file__).parents[3] / "shared" / "data" / "videos"
 SHORT = CLIPS / "single_face.mp4"
 LOOP_S = 300
 """Each of the four clips is repeated to this length: 20 minutes in all."""
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=LOOP_FPS)
     arguments = parser.parse_args()
     if not CLIPS.exists():
-        sys.exit(f"needs {CLIPS.name} in ../shared/data")
+        sys.exit(f"needs the clips of the reference data, {CLIPS}")
     print(f"{SHORT.name}:")
     short = pairs(arguments.times, SHORT)
     overhead = statistics.median(ray for ray, _ in short) - statistics.median(

@@ -23,7 +23,7 @@ from emopipe.pipeline.local import run
 from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Settings
 from emopipe.pipeline.table.results import read_results
 
-CLIP = Path(__file__).parents[2] / "shared" / "data" / "videos" / "WolfgangLanger_Pexels.mp4"
+CLIP = Path(__file__).parents[3] / "shared" / "data" / "videos" / "WolfgangLanger_Pexels.mp4"
 FRAMES = 472
 
 

@@ -225,7 +225,9 @@ def test_videos_are_known_without_the_videos_table(output):
 
 @pytest.mark.parametrize("path", [5, None, "", ["results.parquet"]])
 def test_a_path_of_a_wrong_type_is_a_sentence(path):
-    with pytest.raises(EmopipeError, match=r"`path` is (text or a path|a results file or folder), "):
+    with pytest.raises(
+        EmopipeError, match=r"`path` is (text or a path|a results file or folder), "
+    ):
         read_results(path)
 
 
