@@ -13,14 +13,16 @@ from typing import Any
 from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.fields import help_lines
 from emopipe.jobs import engine as engines
-from emopipe.jobs.cluster import ClusterOptions
+from emopipe.jobs.cluster import ClusterOptions, Engine
+from emopipe.pipeline.faces.align import CropMode
 from emopipe.pipeline.faces.detectors import LONG_SIDE
-from emopipe.pipeline.faces.selection import Selection
+from emopipe.pipeline.faces.selection import FaceChoice, Selection
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.media.readers import DEFAULT_BACKEND
 from emopipe.pipeline.run import ProgressCallback
-from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Settings
+from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Precision, Settings
 from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.schema import LandmarkType
 
 
 @public
@@ -40,19 +42,19 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     min_score: float | None = None,
     min_size: float = 0.0,
     max_faces: int | None = None,
-    faces: str = "all",
+    faces: FaceChoice = "all",
     roi: tuple[float, float, float, float] | None = None,
     model: str = DEFAULT_MODEL,
     classes: Sequence[str] | None = None,
-    crop: str = "square",
-    landmarks: str = "float32",
+    crop: CropMode = "square",
+    landmarks: LandmarkType = "float32",
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision = "auto",
     faces_per_batch: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool | ProgressCallback = False,
-    engine: str = "auto",
+    engine: Engine = "auto",
     address: str | None = None,
     cpus: int | None = None,
     gpus: int | None = None,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import psutil
 
@@ -17,7 +17,8 @@ from emopipe.pipeline.run import available_cores
 if TYPE_CHECKING:  # the command line shows its help without Ray, which takes a second to load
     from ray.job_config import JobConfig
 
-ENGINES = ("auto", "local", "ray")
+Engine = Literal["auto", "local", "ray"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 """Where an analysis may run: in this process, on Ray, or wherever it is done sooner."""
 
 WITHOUT_RAY = "`engine` local needs no Ray"

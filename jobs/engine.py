@@ -27,7 +27,7 @@ FRAME_CPU_S = 0.055
 cores)."""
 
 PROCESS_CORES = 4
-"""One process keeps about so many cores busy: detection gains little from further threads."""
+"""One process keeps about this many cores busy: detection gains little from further threads."""
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
         out: results file (`*.parquet`) or folder.
         settings: how.
         overwrite: start anew, replacing what lies there.
-        progress: follows the run; it is told which engine "auto" chose, and why.
+        progress: follows the run; `on_message` gets which engine "auto" chose, and why.
         engine: "local", "ray", or "auto": Ray with any of the cluster's options, with GPUs, or
             where the estimated work repays Ray's start on this machine's cores; else this process.
         cluster: where Ray runs, and with how many workers.
@@ -87,10 +87,10 @@ def run(
 
 
 def repays_ray(frames: int, cores: int) -> tuple[bool, str]:
-    """Whether so many frames are done sooner on Ray, its start included, and why in words.
+    """Whether an analysis ends sooner on Ray, its start included, and why in words.
 
     Args:
-        frames: to be sampled.
+        frames: number of sampled frames.
         cores: of this machine.
     """
     here_s = frames * FRAME_CPU_S / min(cores, PROCESS_CORES)

@@ -1,4 +1,4 @@
-"""What every engine shares: the frame of a run, its progress callback, the machine's cores.
+"""What every engine shares: the outline of a run, its progress callback, the machine's cores.
 
 Light: neither PyTorch nor Ray is loaded for it.
 """

@@ -29,7 +29,7 @@ PROBE = -1
 """Stands for the span in the record of attempts to probe an input."""
 
 SEGMENTS_BEFORE_PROBE = 2
-"""The next input is probed when at most so many segments of the others are left to hand out."""
+"""The next input is probed when at most this many segments of the others are left to hand out."""
 
 
 class WorkersError(EmopipeError):

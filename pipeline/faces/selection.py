@@ -14,6 +14,9 @@ class SelectionError(EmopipeError):
     """A selection of faces with an invalid value."""
 
 
+FaceChoice = Literal["all", "largest"]
+
+
 @documented
 @dataclass(frozen=True)
 class Selection:
@@ -43,7 +46,7 @@ class Selection:
     max_faces: int | None = setting(
         None, "Most faces per frame, best scores first.", group="faces", least=1, unset="all"
     )
-    faces: Literal["all", "largest"] = setting(
+    faces: FaceChoice = setting(
         "all",
         "All faces of a frame, or the largest one.",
         group="faces",

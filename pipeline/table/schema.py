@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"emopipe"
 """Key of the tables' Parquet metadata: a JSON object that says how they were made."""
 
-LANDMARK_TYPES = ("float32", "float16", "none")
+LandmarkType = Literal["float32", "float16", "none"]
+LANDMARK_TYPES: tuple[LandmarkType, ...] = get_args(LandmarkType)
 STATUSES = ("ok", "partial", "failed")
 
 DICTIONARY_COLUMNS = ["video", "emotion"]

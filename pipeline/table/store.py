@@ -139,11 +139,28 @@ class Store:
                 file.write(part)
 
     def write_failed(self, key: str, span: int, reason: str) -> None:
-        """Write that a span failed, and why: it is finished and has no rows."""
+        """Write that a span failed, and why: it is finished and has no rows.
+
+        Args:
+            key: `part_key` of the video.
+            span: which span.
+            reason: in words.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         self.write_part(key, span, encode_failure(self.schema, reason))
 
     def record_attempt(self, key: str, span: int) -> int:
-        """Count a span that brought its worker down; return its count over all runs."""
+        """Count an attempt that brought its worker down; return the count over all runs.
+
+        Args:
+            key: `part_key` of the video, or an input's name where it was probed.
+            span: which span.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         path = self._partial / "attempts"
         exists = self._storage.stat(path) is not None
         counts = json.loads(self._storage.read(path)) if exists else {}
