@@ -19,6 +19,7 @@ from emopipe.jobs.analysis.resources import cpus_found, gpus_for, plan_resources
 from emopipe.jobs.analysis.scheduler import Scheduler
 from emopipe.jobs.analysis.worker import WorkerConfig
 from emopipe.jobs.cluster import WITHOUT_RAY, ClusterOptions, ray_session
+from emopipe.jobs.interrupts import interrupts_remembered
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.faces.detectors import weights_files
 from emopipe.pipeline.inputs import InputFile, Inputs
@@ -66,6 +67,8 @@ def load(settings: Settings) -> WorkerConfig:
     Raises:
         EmopipeError: the checkpoint or the detector's weights cannot be used.
     """
+    import pandas  # noqa: F401 -- see `run_analysis`; here it is imported while Ray starts
+
     from emopipe.emonet.checkpoint import open_model
 
     model, checkpoint = open_model(settings.model, settings.classes)
@@ -99,9 +102,11 @@ def work_on_ray(
     progress.on_phase("starting workers")
     pool = WorkerPool(scheduler, config, plan)
     try:
-        yield from pool.probe_while_starting(decoder)
-        while not scheduler.done:
-            yield from pool.step()
+        with interrupts_remembered() as raise_if_interrupted:
+            yield from pool.probe_while_starting(decoder)
+            while not scheduler.done:
+                raise_if_interrupted()
+                yield from pool.step()
     finally:
         pool.shutdown()
 
