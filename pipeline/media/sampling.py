@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media.video import Video
 
-SPAN_FRAMES = 32
+SPAN_FRAMES = 24
 """Sampled frames of a span: the unit of batching, of parts of the output and of resuming. One CPU
 core takes a second or two for it: that is what a worker that dies takes along."""
 

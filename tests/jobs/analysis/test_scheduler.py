@@ -137,7 +137,7 @@ def test_a_task_brings_the_frames_of_its_spans_and_their_part_of_the_index(out, 
 
 def test_tasks_grow_linearly_with_the_video_and_stay_small(tmp_path, monkeypatch):
     """Of a video of 10 h at 25 frames/s all tasks together are at most 20 MB, as pickled."""
-    monkeypatch.setattr(sampling, "SPAN_FRAMES", 32)
+    monkeypatch.setattr(sampling, "SPAN_FRAMES", 24)
 
     def pickled(hours: float) -> int:
         frames = round(hours * 3600 * 25)
