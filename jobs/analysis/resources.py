@@ -65,10 +65,10 @@ def plan_resources(
 
 def _share(gpus: int, workers: int) -> float:
     """The GPU that each of some workers reserves, so that all of them find a place."""
-    if not workers:
+    if not (gpus and workers):
         return 0.0
-    per_gpu = -(-workers // gpus) if gpus else 1
-    return int(1e4 / per_gpu) / 1e4 if gpus else 0.0
+    workers_per_gpu = -(-workers // gpus)
+    return int(1e4 / workers_per_gpu) / 1e4
 
 
 def cpus_found() -> float:
