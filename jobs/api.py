@@ -36,6 +36,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     start: float | None = None,
     end: float | None = None,
     backend: str = DEFAULT_BACKEND,
+    deinterlace: bool = True,
     detector: str = DEFAULT_DETECTOR,
     detector_weights: str | Path | None = None,
     detect_size: int = LONG_SIDE,

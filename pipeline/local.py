@@ -102,7 +102,9 @@ class LocalEngine:
         emotions = EmotionStage(self._predictor, store.schema)
         for file in files:
             try:
-                video = self._decoder.probe(file.path, file.name, self._settings.backend)
+                video = self._decoder.probe(
+                    file.path, file.name, self._settings.backend, self._settings.deinterlace
+                )
                 record = self._analyze(video, store, emotions)
             except (VideoError, DecodeError) as error:
                 record = store.fail(file.name, file.path, str(error))

@@ -73,6 +73,9 @@ class Settings:
     backend: str = setting(
         DEFAULT_BACKEND, "Library that decodes videos.", group="input", choices=BACKENDS
     )
+    deinterlace: bool = setting(
+        True, "Deinterlace frames that are marked as interlaced.", group="input"
+    )
     detector: str = setting(DEFAULT_DETECTOR, "Face detector.", group="faces", choices=DETECTORS)
     detector_weights: Path | None = setting(
         None,
@@ -193,6 +196,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "detect_size": settings.detect_size,
         **vars(settings.selection),
         "backend": settings.backend,
+        "deinterlace": settings.deinterlace,
         "crop": settings.crop,
         "stride": settings.stride,
         "fps": settings.fps,

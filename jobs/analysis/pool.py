@@ -63,7 +63,7 @@ class WorkerPool:
 
     def __init__(self, scheduler: Scheduler, config: WorkerConfig, plan: ResourcePlan) -> None:
         self._scheduler = scheduler
-        self._backend = config.settings.backend
+        self._settings = config.settings
         self._config = ray.put(config)
         self._plan = plan
         self._workers: list[_Worker] = []
@@ -85,7 +85,7 @@ class WorkerPool:
         while unprobed and unprobed[0].bytes <= PROBED_HERE_BYTES:
             if ray.wait(starting, num_returns=1, timeout=0)[0]:
                 return
-            answer = probe(self._scheduler.next_probe(), decoder, self._backend)
+            answer = probe(self._scheduler.next_probe(), decoder, self._settings)
             if finished := self._scheduler.handle(answer):
                 yield finished
 

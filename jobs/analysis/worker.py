@@ -87,7 +87,7 @@ class FaceWorker:
 
     def probe(self, file: InputFile) -> Iterator[Video | FailedVideo]:
         """Index an input."""
-        yield probe(file, self._decoder, self._config.settings.backend)
+        yield probe(file, self._decoder, self._config.settings)
 
     def analyze(
         self, task: SegmentTask
@@ -132,10 +132,10 @@ class EmotionWorker:
         yield finished
 
 
-def probe(file: InputFile, decoder: Decoder, backend: str) -> Video | FailedVideo:
+def probe(file: InputFile, decoder: Decoder, settings: Settings) -> Video | FailedVideo:
     """Index an input in the decoding child."""
     try:
-        return decoder.probe(file.path, file.name, backend)
+        return decoder.probe(file.path, file.name, settings.backend, settings.deinterlace)
     except (VideoError, DecodeError) as error:
         return FailedVideo(file.name, str(error))
 

@@ -114,7 +114,7 @@ def _option(name: str, rule: Rule, hint: Any, default: Any) -> Decorator:
     optional = get_origin(hint) in (Union, types.UnionType)
     kind = next(one for one in get_args(hint) if one is not type(None)) if optional else hint
     return option(
-        f"{flag}/--no-{flag[2:]}" if optional and kind is bool else flag,
+        f"{flag}/--no-{flag[2:]}" if kind is bool and (optional or default) else flag,
         name,
         group=rule.group,
         type=_type_of(kind, rule),

@@ -126,7 +126,9 @@ class Decoder:
         """The child's process id, if there is a child."""
         return self._child.process.pid if self._child else None
 
-    def probe(self, path: Path, name: str, backend: str = DEFAULT_BACKEND) -> Video:
+    def probe(
+        self, path: Path, name: str, backend: str = DEFAULT_BACKEND, deinterlace: bool = True
+    ) -> Video:
         """Run `index.probe` in the child, up to three times.
 
         Raises:
@@ -136,8 +138,8 @@ class Decoder:
         """
         for _ in range(PROBE_ATTEMPTS - 1):
             with suppress(DecodeError):
-                return self._probe(path, name, backend)
-        return self._probe(path, name, backend)
+                return self._probe(path, name, backend, deinterlace)
+        return self._probe(path, name, backend, deinterlace)
 
     def read_header(self, path: Path) -> HeaderInfo:
         """Run `index.read_header` in the child.
@@ -150,12 +152,12 @@ class Decoder:
         assert isinstance(found, HeaderInfo)
         return found
 
-    def _probe(self, path: Path, name: str, backend: str) -> Video:
-        found = self._ask("probe", path, name, backend)
+    def _probe(self, path: Path, name: str, backend: str, deinterlace: bool) -> Video:
+        found = self._ask("probe", path, name, backend, deinterlace)
         assert isinstance(found, Video)
         return found
 
-    def _ask(self, request: str, path: Path, *more: str) -> object:
+    def _ask(self, request: str, path: Path, *more: str | bool) -> object:
         child = self._idle_child()
         child.ask(request, path, *more)
         limit = PROBE_BYTES if self._memory_bytes is None else self._memory_bytes

@@ -4,8 +4,8 @@ It must start fast and stay small, so it imports neither PyTorch nor PyArrow.
 
 Parent and child exchange tuples over a pipe. The parent sends
 
-- ("read_header", path) and ("probe", path, name, backend), answered by ("found", HeaderInfo or
-  Video) or ("error", sentence);
+- ("read_header", path) and ("probe", path, name, backend, deinterlace), answered by ("found",
+  HeaderInfo or Video) or ("error", sentence);
 - ("decode", video or None for the one before, frame_indices, slot_bytes), answered by any number
   of ("frames", (slot, frame_indices)), then ("done", None) or, after an error, (kind, sentence)
   with a kind of `DecodeError`;

@@ -88,6 +88,7 @@ def probe(
     path: Path,
     name: str,
     backend: str = readers.DEFAULT_BACKEND,
+    deinterlace: bool = True,
     *,
     alive: Callable[[], None] = lambda: None,
 ) -> Video:
@@ -100,6 +101,7 @@ def probe(
         path: A video, or an image by its suffix (`IMAGE_SUFFIXES`), which is a video of one frame.
         name: What the results call it.
         backend: One of `readers.BACKENDS`.
+        deinterlace: Whether frames that are marked as interlaced are to be deinterlaced.
         alive: Called now and then while decoding, for whatever watches this process.
 
     Raises:
@@ -113,7 +115,7 @@ def probe(
     try:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return _probe_image(path, name, size)
-        video = _probe_video(path, name, backend, size, alive)
+        video = _probe_video(path, name, backend, deinterlace, size, alive)
         readers.backend(backend).check(video, alive)
     except ReadError as error:
         raise VideoError(str(error)) from error
@@ -152,7 +154,7 @@ def _probe_image(path: Path, name: str, size: int) -> Video:
 
 
 def _probe_video(
-    path: Path, name: str, backend: str, size: int, alive: Callable[[], None]
+    path: Path, name: str, backend: str, deinterlace: bool, size: int, alive: Callable[[], None]
 ) -> Video:
     """Index the frames by their packets or, where these do not identify them, by decoding."""
     with open_container(path) as (container, stream):
@@ -171,6 +173,7 @@ def _probe_video(
         width=head.width,
         height=head.height,
         rotation=head.rotation,
+        deinterlace=deinterlace,
         times=index.times,
         pts=index.pts,
         keyframe_pts=index.keyframe_pts,

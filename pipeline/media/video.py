@@ -51,11 +51,15 @@ class Video:
         path: The file.
         name: Path relative to the input root, "/" between parts.
         backend: What decodes it: one of `readers.BACKENDS`, or "image" for an image.
-        width: Pixels as displayed, after rotation.
-        height: Pixels as displayed, after rotation.
+        width: Square pixels as displayed, after rotation.
+        height: Square pixels as displayed, after rotation.
         rotation: Degrees clockwise to rotate a decoded frame for display: 0, 90, 180 or 270.
-        times: (frames,) float64, presentation time of each shown frame in s on the container's
-            clock (which the audio shares), strictly increasing.
+        mirrored: Whether a decoded frame is mirrored, left to right, before it is rotated.
+        times: (frames,) float64, presentation time of each shown frame in s since the container's
+            start (which the audio shares), strictly increasing.
+        deinterlace: Whether frames that are marked as interlaced are deinterlaced.
+        start_time: The container's start in s on its own clock: the least start time of all its
+            streams.
         pts: (frames,) int64, where PyAV finds each shown frame: its timestamp in the stream's time
             base or, where `keyframe_pts` is empty, its rank among the frames decoded from the
             file's start.
@@ -66,6 +70,8 @@ class Video:
             file, cut short, no longer holds.
         size: Bytes of the file.
         sha256: Hexadecimal SHA-256 of the file's content.
+        notes: What was done to show this file as players show it and what else is remarkable
+            about it, a short sentence each.
         first: Frame index of `times[0]`: more than 0 in a slice.
     """
 
@@ -82,6 +88,10 @@ class Video:
     truncated_frames: int
     size: int
     sha256: str
+    mirrored: bool = False
+    deinterlace: bool = True
+    start_time: float = 0.0
+    notes: tuple[str, ...] = ()
     first: int = 0
 
     def __post_init__(self) -> None:

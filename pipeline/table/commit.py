@@ -142,6 +142,8 @@ def record_of(
         fps=video.fps,
         width=video.width,
         height=video.height,
+        start_time=video.start_time,
+        notes=video.notes,
         bytes=video.size,
         sha256=video.sha256,
     )

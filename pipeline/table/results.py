@@ -131,7 +131,13 @@ def read_records(path: Path) -> list[VideoRecord]:
     """
     rows = read_table(path).to_pylist()
     return [
-        VideoRecord(**row | {"missing": tuple((m["first"], m["last"]) for m in row["missing"])})
+        VideoRecord(
+            **row
+            | {
+                "missing": tuple((m["first"], m["last"]) for m in row["missing"]),
+                "notes": tuple(row.get("notes", ())),  # schema version 1 has none
+            }
+        )
         for row in rows
     ]
 

@@ -19,7 +19,7 @@ from emopipe.emonet.labels import N_LANDMARKS
 if TYPE_CHECKING:  # PyTorch takes seconds to load, and reading results does not need it
     from emopipe.emonet.predictor import Predictions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"emopipe"
 """Key of the tables' Parquet metadata: a JSON object that says how they were made."""
 
@@ -90,10 +90,13 @@ class VideoRecord:
         frames: sampled frames in the table.
         faces: rows with a face.
         fps: mean frames per second of the video.
-        width, height: pixels as displayed.
+        width, height: square pixels as displayed.
+        start_time: the container's start, which is time 0, in s on its own clock.
         bytes, modified: the file's size, and its modification time in s since 1970.
         sha256: of the file's content, hexadecimal.
         path: the file's absolute path.
+        notes: what was done to show the file as players show it and what else is remarkable about
+            it, a short sentence each.
 
     Raises:
         ValueError: the status is unknown.
@@ -109,10 +112,12 @@ class VideoRecord:
     fps: float | None = None
     width: int | None = None
     height: int | None = None
+    start_time: float | None = None
     bytes: int | None = None
     modified: float | None = None
     sha256: str | None = None
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -170,10 +175,12 @@ def videos_schema(settings: dict[str, Any] | None = None) -> pa.Schema:
             pa.field("fps", pa.float64()),
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
+            pa.field("start_time", pa.float64()),
             pa.field("bytes", pa.int64()),
             pa.field("modified", pa.float64()),
             pa.field("sha256", pa.string()),
             pa.field("path", pa.string()),
+            pa.field("notes", pa.list_(pa.string()), nullable=False),
         ],
         metadata=_metadata(settings),
     )

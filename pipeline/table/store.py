@@ -362,4 +362,5 @@ def _with_file(record: VideoRecord, file: Path) -> VideoRecord:
 
 
 def _record(content: dict[str, Any]) -> VideoRecord:
-    return VideoRecord(**content | {"missing": tuple(tuple(pair) for pair in content["missing"])})
+    missing = tuple(tuple(pair) for pair in content["missing"])
+    return VideoRecord(**content | {"missing": missing, "notes": tuple(content["notes"])})
