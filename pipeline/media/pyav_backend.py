@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import av
 import av.error
@@ -13,7 +11,8 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from emopipe.pipeline.media.container import decode_all, is_untagged_hd, open_stream, packets
+from emopipe.pipeline.media.container import is_untagged_hd, open_stream
+from emopipe.pipeline.media.undamaged import DecodedFrame, undamaged_frames
 from emopipe.pipeline.media.video import Video
 
 NAME = "pyav"
@@ -53,9 +52,8 @@ class PyAVReader:
 
     def _restart(self) -> None:
         """Decode from the container's current position."""
-        by_stamp = len(self._video.keyframe_pts) > 0
-        self._decoded = self._by_stamp() if by_stamp else self._by_count()
-        self._next: _DecodedFrame | None = None  # decoded, but not passed yet
+        self._decoded = undamaged_frames(self._video, self._container, self._stream, self._threads)
+        self._next: DecodedFrame | None = None  # decoded, but not passed yet
         self._passed = NOWHERE  # stamp of the last frame that was returned or skipped
 
     def frame(self, index: int) -> NDArray[np.uint8] | None:
@@ -68,7 +66,7 @@ class PyAVReader:
                 return self._display(decoded.frame)
         return None
 
-    def _peek(self) -> _DecodedFrame | None:
+    def _peek(self) -> DecodedFrame | None:
         if self._next is None:
             self._next = next(self._decoded, None)
             self._alive()
@@ -105,46 +103,6 @@ class PyAVReader:
             return 0
         return self._video.first + int(np.searchsorted(self._video.pts, stamp))
 
-    def _by_stamp(self) -> Iterator[_DecodedFrame]:
-        """Decode the undamaged frames, by timestamp.
-
-        A frame that is predicted from a damaged one is damaged too. So after a broken packet, and
-        where decoding starts, frames count as undamaged from the next key frame on.
-        """
-        good: set[int] = set()  # timestamps of packets whose frames will be undamaged
-        good_from: int | None = None  # None: no frame is until the next key frame
-        started = False
-        # With frame threads the error of a packet surfaces some packets later.
-        suspects: deque[int] = deque(maxlen=self._threads)
-        for packet in packets(self._container, self._stream, flush=True):
-            if packet.size and packet.pts is not None:
-                if packet.is_corrupt:
-                    good_from = None
-                    continue
-                if good_from is None and packet.is_keyframe:
-                    started, good_from = True, packet.pts
-                if not started:
-                    continue
-                suspects.append(packet.pts)
-                if good_from is not None and packet.pts >= good_from:
-                    good.add(packet.pts)
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                good.difference_update(suspects)
-                good_from = None
-                continue
-            for frame in frames:
-                if frame.pts in good and not frame.is_corrupt:
-                    yield _DecodedFrame(frame.pts, frame)
-                good.discard(frame.pts)
-
-    def _by_count(self) -> Iterator[_DecodedFrame]:
-        frames = (frame for frame in decode_all(self._container, self._stream) if frame)
-        for rank, frame in enumerate(frames):
-            if not frame.is_corrupt:
-                yield _DecodedFrame(rank, frame)
-
     def _display(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         width, height = self._video.width, self._video.height
         if self._video.rotation in (90, 270):
@@ -162,14 +120,6 @@ class PyAVReader:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
-
-
-@dataclass(frozen=True)
-class _DecodedFrame:
-    """A decoded frame and its entry in `Video.pts`: a timestamp or a rank."""
-
-    stamp: int
-    frame: av.VideoFrame
 
 
 open_reader = PyAVReader
