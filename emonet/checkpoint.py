@@ -102,6 +102,11 @@ class Checkpoint:
                 f"an input size is a positive multiple of {SIZE_MULTIPLE}, not {self.input_size}"
             )
 
+    @property
+    def valence_arousal_note(self) -> str:
+        """What to know before relying on valence and arousal; see `registry`'s function."""
+        return registry.valence_arousal_note(self.valence_arousal)
+
 
 def open_model(
     model: str, classes: tuple[str, ...] | None = None, argument: str = "model"
@@ -258,7 +263,7 @@ def random_weights(
         width=width,
         input_size=input_size,
         crop=PUBLISHED_CROP,
-        valence_arousal="nothing: random weights, every output is meaningless",
+        valence_arousal=f"{registry.LEARNT_FROM_NOTHING}: random weights, every output is meaningless",
         license="none: random weights",
         source=f"torch's initialisation with seed {seed}",
     )

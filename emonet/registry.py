@@ -66,6 +66,11 @@ class WeightFile:
             raise ValueError(f"{self.name}: what is fetched needs a size and a SHA-256")
 
     @property
+    def valence_arousal_note(self) -> str:
+        """What to know before relying on valence and arousal, see `valence_arousal_note`."""
+        return valence_arousal_note(self.valence_arousal)
+
+    @property
     def path(self) -> Path:
         """Where the file is stored, or would be."""
         if self.package:
@@ -93,6 +98,12 @@ class Status:
 
 _EMONET_LICENSE = "CC BY-NC-ND 4.0"
 _EMONET_SOURCE = "https://github.com/face-analysis/emonet"
+DERIVED_FROM_VOTES = "derived from expression votes, not annotated"
+"""What a model's valence and arousal were learnt from where no person rated them."""
+
+LEARNT_FROM_NOTHING = "nothing"
+"""How the statement begins where valence and arousal were not learnt at all."""
+
 _EMONET_VALENCE_AROUSAL = "annotated by people (AffectNet)"
 _EMONET_URL = "https://raw.githubusercontent.com/face-analysis/emonet/master/pretrained/"
 _BLAZEFACE_SOURCE = "https://github.com/hollance/BlazeFace-PyTorch"
@@ -111,7 +122,7 @@ REGISTRY = {
             sha256="c6f7d60909cc45618937e14b64af7a147b7ee937ac8d3f66d6f38b22b23875b4",
             package="emopipe.pretrained",
             classes=EMOTIONS_8,
-            valence_arousal="derived from expression votes, not annotated",
+            valence_arousal=DERIVED_FROM_VOTES,
         ),
         WeightFile(
             name="emonet-8",
@@ -211,6 +222,23 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "emopipe"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emopipe"
+
+
+def valence_arousal_note(learnt_from: str) -> str:
+    """What to know before relying on a model's valence and arousal, as a phrase.
+
+    Args:
+        learnt_from: what they were learnt from, as a checkpoint's `valence_arousal` says it.
+
+    Returns:
+        For example "valence and arousal derived from the emotion"; empty where people rated them or
+        the checkpoint does not tell.
+    """
+    if learnt_from.startswith(DERIVED_FROM_VOTES):
+        return "valence and arousal derived from the emotion"
+    if learnt_from.startswith(LEARNT_FROM_NOTHING):
+        return "valence and arousal mean nothing"
+    return ""
 
 
 def lookup(name: str) -> WeightFile:

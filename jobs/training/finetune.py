@@ -11,6 +11,7 @@ from emopipe.emonet.data import fer2013, splits
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.splits import Split
 from emopipe.emonet.model import EmoNet
+from emopipe.emonet.registry import LEARNT_FROM_NOTHING
 from emopipe.emonet.training.config import FineTuning
 from emopipe.emonet.training.finetune import FineTuningTask, initial_network
 from emopipe.emonet.training.trainer import Trainer
@@ -169,7 +170,7 @@ def _output_checkpoint(job: FineTuneJob, faces: FaceSet, start: Checkpoint) -> C
     if not job.start_model:
         return replace(
             output,
-            valence_arousal="nothing: trained from scratch on expressions alone",
+            valence_arousal=f"{LEARNT_FROM_NOTHING}: trained from scratch on expressions alone",
             license="research use, as FER2013 which it was trained on",
             source="emopipe finetune --from-scratch",
         )

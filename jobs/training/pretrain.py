@@ -27,7 +27,7 @@ from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.metrics import as_json, score_dimension
 from emopipe.emonet.model import SIZE_MULTIPLE, EmoNet
 from emopipe.emonet.predictor import Predictor
-from emopipe.emonet.registry import REGISTRY
+from emopipe.emonet.registry import DERIVED_FROM_VOTES, REGISTRY
 from emopipe.emonet.training.config import INPUT_SIZE, WIDTH, NetworkSize, Pretraining
 from emopipe.emonet.training.pretrain import (
     IMAGE_SCALE,
@@ -234,7 +234,7 @@ def _output_checkpoint(job: PretrainJob, start: Checkpoint) -> Checkpoint:
         start,
         name="pretrained",
         crop=fer2013.CROP,
-        valence_arousal="derived from expression votes, not annotated",
+        valence_arousal=DERIVED_FROM_VOTES,
         license=terms,
         source=source,
         sha256="",
