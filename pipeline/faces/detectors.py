@@ -21,7 +21,7 @@ from emopipe.emonet.registry import locate, lookup
 from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.networks import BLAZEFACE_SIDE, Network
-from emopipe.pipeline.media.readers import load_image
+from emopipe.pipeline.media.images import load_image
 
 LONG_SIDE = 640
 """Default limit, in pixels, of a frame's longer side: larger frames are shrunk to it."""

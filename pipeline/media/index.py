@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media import readers
 from emopipe.pipeline.media.container import ReadError, decode_all, open_container, packets
+from emopipe.pipeline.media.images import probe_image, read_image_header
 from emopipe.pipeline.media.video import IMAGE_SUFFIXES, HeaderInfo, Video, VideoError
 from emopipe.pipeline.storage import storage_for
 
@@ -70,9 +71,9 @@ def read_header(path: Path) -> HeaderInfo:
     Raises:
         VideoError: It cannot be opened, or has no video.
     """
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return HeaderInfo(0.0, 1)
     try:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return read_image_header(path)
         with open_container(path) as (container, stream):
             rate = _stated_rate(stream)
             if stream.duration and stream.time_base:
@@ -114,7 +115,7 @@ def probe(
     size = _size(path)
     try:
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            return _probe_image(path, name, size)
+            return probe_image(path, name, size, alive)
         video = _probe_video(path, name, backend, deinterlace, size, alive)
         readers.backend(backend).check(video, alive)
     except ReadError as error:
@@ -132,25 +133,6 @@ def _size(path: Path) -> int:
     if info.size == 0:
         raise VideoError(f"{path} is empty (0 bytes). Copy or record it again.")
     return info.size
-
-
-def _probe_image(path: Path, name: str, size: int) -> Video:
-    height, width, _ = readers.load_image(path).shape
-    return Video(
-        path=path,
-        name=name,
-        backend=readers.IMAGE,
-        width=width,
-        height=height,
-        rotation=0,
-        times=np.zeros(1),
-        pts=np.zeros(1, np.int64),
-        keyframe_pts=np.zeros(0, np.int64),
-        fps=0.0,
-        truncated_frames=0,
-        size=size,
-        sha256=storage_for(path).sha256(path),
-    )
 
 
 def _probe_video(
