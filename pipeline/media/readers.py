@@ -110,5 +110,5 @@ def open_reader(video: Video, threads: int = 1, alive: Callable[[], None] = lamb
         ReadError: It cannot be opened.
     """
     if video.backend == IMAGE:
-        return ImageReader(video)
+        return ImageReader(video, alive)
     return backend(video.backend).open_reader(video, threads, alive)
