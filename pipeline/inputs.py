@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from emopipe.emonet.errors import EmopipeError
-from emopipe.pipeline.media.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from emopipe.pipeline.storage import storage_for
 
 OWN_SUFFIXES = {".parquet"}
