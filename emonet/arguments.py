@@ -7,10 +7,12 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from emopipe.emonet.errors import EmopipeError
 
@@ -45,11 +47,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        refuse_unknown(name, kwargs, signature.parameters)
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise ArgumentError(f"{name}: {error}; see help(emopipe.{name})") from None
+        bound = bind(name, signature, *args, **kwargs)
         hints = get_type_hints(function)
         for argument, value in bound.arguments.items():
             try:
@@ -62,27 +60,35 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise for the first keyword that is not known.
+def bind(
+    name: str, signature: inspect.Signature, /, *args: Any, **kwargs: Any
+) -> inspect.BoundArguments:
+    """Match a call's arguments with a signature.
 
     Args:
-        name: what is called.
-        given: the call's keywords.
-        known: those that it takes.
+        name: what is called, as users find it in emopipe.
+        signature: what it takes.
+        args: the call's arguments.
+        kwargs: its keywords.
 
     Raises:
-        ArgumentError: naming it, and what was probably meant.
+        ArgumentError: one is unknown (the text says what was probably meant), missing or too many.
     """
-    for keyword in given:
-        if keyword not in set(known):
-            guess = did_you_mean(keyword, known)
+    for keyword in kwargs:
+        if keyword not in signature.parameters:
+            guess = did_you_mean(keyword, signature.parameters)
             raise ArgumentError(f"{name} has no argument `{keyword}`{guess}")
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(f"{name}: {error}; see help(emopipe.{name})") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion such as ": did you mean fps?", or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
+    by_lower_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1)
+    return f": did you mean {by_lower_case[near[0]]}?" if near else ""
 
 
 def one_of(choices: Iterable[str]) -> str:
@@ -93,7 +99,7 @@ def one_of(choices: Iterable[str]) -> str:
 def converted(value: Any, hint: Any) -> Any:
     """Convert a value to what a type hint asks for, where nothing is lost by it.
 
-    A whole number becomes a float, text a path, a list a tuple.
+    A whole number becomes a float, text a path, a list a tuple, NumPy's scalars Python's.
 
     Raises:
         TypeError: the value is of another type.
@@ -148,7 +154,8 @@ def _converted_to_one(value: Any, options: tuple[Any, ...]) -> Any:
 
 
 def _converted_items(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
+    without_order = isinstance(value, Set | Mapping)
+    if isinstance(value, str) or without_order or not hasattr(value, "__iter__"):
         raise TypeError
     values = tuple(value)
     # tuple[float, ...] and Sequence[float] take any number of items.
@@ -160,6 +167,8 @@ def _converted_items(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _converted_plain(value: Any, kind: Any) -> Any:
+    if isinstance(value, np.bool_):
+        value = bool(value)
     if isinstance(value, bool) and kind is not bool:
         raise TypeError  # Python takes True for 1
     if kind is int and isinstance(value, Integral):

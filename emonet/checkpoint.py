@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from emopipe.emonet import registry
@@ -22,6 +22,7 @@ from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.files import atomic_write, sha256_of
 from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
 from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
+from emopipe.emonet.registry import LEARNT_FROM_NOTHING
 
 WIDTH_MULTIPLE = 16
 """The channels of the hourglasses are a multiple of this, see `EmoNet`."""
@@ -228,7 +229,8 @@ def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(description)})
+        # safetensors' own writing makes files that only their owner can read.
+        temporary.write_bytes(serialized(tensors, {_METADATA_KEY: json.dumps(description)}))
 
 
 _DERIVATIVE = "; made from it: do not redistribute"
@@ -263,7 +265,7 @@ def random_weights(
         width=width,
         input_size=input_size,
         crop=PUBLISHED_CROP,
-        valence_arousal=f"{registry.LEARNT_FROM_NOTHING}: random weights, every output is meaningless",
+        valence_arousal=f"{LEARNT_FROM_NOTHING}: random weights, every output is meaningless",
         license="none: random weights",
         source=f"torch's initialisation with seed {seed}",
     )

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_type_hints
 
-from emopipe.emonet.arguments import converted, did_you_mean, in_words, one_of, refuse_unknown
+from emopipe.emonet.arguments import bind, converted, did_you_mean, in_words, one_of
 from emopipe.emonet.errors import EmopipeError
 
 _KEY = "setting"
@@ -88,14 +88,15 @@ def types_of(settings: type) -> dict[str, Any]:
 
 
 def documented(settings: type[T]) -> type[T]:
-    """Add the fields' help to a settings dataclass's docstring, and a sentence for unknown ones."""
+    """Add the fields' help to a settings dataclass's docstring, and sentences for wrong calls."""
     described = inspect.cleandoc(settings.__doc__ or "")
     settings.__doc__ = f"{described}\n\nAttributes:\n{help_lines(settings)}"
     initialize: Any = settings.__init__
+    signature = inspect.signature(settings)
 
     @functools.wraps(initialize)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        refuse_unknown(settings.__name__, kwargs, types_of(settings))
+        bind(settings.__name__, signature, *args, **kwargs)
         initialize(self, *args, **kwargs)
 
     settings.__init__ = checked  # type: ignore[method-assign]

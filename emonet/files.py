@@ -1,10 +1,10 @@
-"""Files that appear complete or not at all, and their hashes."""
+"""Files that appear complete or not at all, their hashes, and which are hidden."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 @contextmanager
@@ -38,3 +38,12 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_hidden(place: PurePath) -> bool:
+    """Whether a file is hidden, or an operating system's own, such as macOS's `._face.png`.
+
+    Args:
+        place: the file, relative to the folder or archive that is looked through.
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in place.parts)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from emopipe.emonet.data.csv_files import header_names, open_csv
 from emopipe.emonet.data.fer2013 import class_named
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import EMOTIONS_8, NO_EXPRESSION
@@ -54,7 +55,8 @@ def read_images(path: Path, root: Path | None = None) -> LabelledImages:
     Columns, in any order and case: the image's path (image, path, file, filename or
     subDirectory_filePath); expression (a name, or AffectNet's number); valence and arousal
     (empty, or AffectNet's -2, if missing); optionally facial_landmarks (x;y;x;y…) or a face
-    detector's box (x1 y1 x2 y2, or face_x face_y face_width face_height), in pixels.
+    detector's box (x1 y1 x2 y2, or face_x face_y face_width face_height), in pixels. Rows of
+    macOS's resource forks (._face.png) are left out.
 
     Args:
         path: the CSV file.
@@ -72,6 +74,11 @@ def read_images(path: Path, root: Path | None = None) -> LabelledImages:
             f"{path} has columns {', '.join(table.columns)}: it needs the image's path (image) "
             "and expression, or valence and arousal"
         )
+    # Lists of a folder's files name macOS's resource forks, which are no images.
+    forks = [Path(str(name)).name.startswith("._") for name in table[named[0]]]
+    table = table[~np.array(forks)].reset_index(drop=True)
+    if table.empty:
+        raise AnnotationError(f"{path} names no image: give a row for each")
     dimensions = _dimensions(table, path) if rated else np.full((len(table), 2), np.nan)
     expressions = table["expression"] if "expression" in table else [""] * len(table)
     return LabelledImages(
@@ -114,10 +121,22 @@ def read_continuous(path: Path) -> pd.DataFrame:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, skipinitialspace=True)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with open_csv(path, AnnotationError) as opened:
+            table = pd.read_csv(
+                opened.text,
+                sep=opened.separator,
+                decimal="," if opened.separator == ";" else ".",  # spreadsheets' German and French
+                skipinitialspace=True,
+                index_col=False,  # rows that end in a separator have no column more
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise AnnotationError(f"{path} cannot be read as CSV: {error}") from error
-    return table.rename(columns=lambda name: str(name).strip().lower())
+    table = table.set_axis(header_names(map(str, table.columns)), axis="columns")
+    if twice := table.columns[table.columns.duplicated()].tolist():
+        raise AnnotationError(f"{path} has several columns {twice[0]}: leave one of them")
+    if table.empty:
+        raise AnnotationError(f"{path} has no row: give one for each image or time")
+    return table
 
 
 def _numbers(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> NDArray[np.float64]:

@@ -84,6 +84,11 @@ def test_analyze_takes_every_setting_with_its_type_and_default():
         ({"fps": "5"}, "`fps` is a number, not '5'"),
         ({"fps": 0}, "`fps` is more than 0"),
         ({"fpss": 5}, "analyze has no argument `fpss`: did you mean fps?"),
+        ({"fsp": 5}, "analyze has no argument `fsp`: did you mean fps?"),
+        ({"FPS": 5}, "analyze has no argument `FPS`: did you mean fps?"),
+        ({"strid": 2}, "analyze has no argument `strid`: did you mean stride?"),
+        ({"stride": np.True_}, "`stride` is a whole number"),
+        ({"roi": {0, 1, 2, 3}}, "`roi` is a tuple of 4 numbers, not {0, 1, 2, 3}"),
         ({"roi": "0,0,640,720"}, "`roi` is a tuple of 4 numbers, not '0,0,640,720'"),
         ({"stride": 2.5}, "`stride` is a whole number"),
         ({"threads": True}, "`threads` is a whole number"),
@@ -144,6 +149,31 @@ def test_settings_can_be_given_at_once(media):
 def test_misspelt_settings_are_sentences(make):
     with pytest.raises(emopipe.EmopipeError, match="has no argument `fpss`"):
         make(fpss=5)
+
+
+@pytest.mark.parametrize("make", [emopipe.Settings, emopipe.Selection])
+def test_settings_that_are_too_many_or_given_twice_are_sentences(make):
+    with pytest.raises(emopipe.EmopipeError, match="too many positional arguments"):
+        make(*range(99))
+    first = fields(make)[0].name
+    with pytest.raises(emopipe.EmopipeError, match=f"multiple values for argument '{first}'"):
+        make(1, **{first: 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "plain"),
+    [
+        (emopipe.Settings, {"stride": np.int64(2)}, 2),
+        (emopipe.Settings, {"fps": np.float32(2.5)}, 2.5),
+        (emopipe.Settings, {"deinterlace": np.False_}, False),
+        (emopipe.Selection, {"max_faces": np.uint8(2)}, 2),
+        (emopipe.Selection, {"roi": np.float32([0, 0, 9, 9])}, (0.0, 0.0, 9.0, 9.0)),
+    ],
+)
+def test_numpys_scalars_are_pythons(make, given, plain):
+    [name] = given
+    value = getattr(make(**given), name)
+    assert value == plain and type(value) is type(plain)
 
 
 def test_inputs_may_come_from_a_generator_and_numbers_from_numpy(media):

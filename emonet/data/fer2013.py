@@ -6,8 +6,6 @@ Zhang, Canton Ferrer, Zhang, "Training Deep Networks for Facial Expression Recog
 Crowd-Sourced Label Distribution", ICMI 2016) has ten votes per image over eight emotions.
 """
 
-import csv
-import gzip
 import hashlib
 import io
 import warnings
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emopipe.emonet.checkpoint import CropSpec
+from emopipe.emonet.data.csv_files import header_names, open_csv
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.files import atomic_write, sha256_of
+from emopipe.emonet.files import atomic_write, is_hidden, sha256_of
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7
 from emopipe.emonet.registry import cache_folder
 
@@ -41,10 +40,14 @@ network trained on them finds."""
 USAGES = ("Training", "PublicTest", "PrivateTest")
 """FER2013's official subsets, as its column `Usage` names them."""
 
+FILE_NAMES = ("fer2013.csv", "icml_face_data.csv")
+"""The file as it is published: what to read from an archive that holds other ones too."""
+
 _CACHE_VERSION = 1
 _SHOWN_PROBLEMS = 5
 _PIXEL_VALUES = {str(value): value for value in range(256)}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+_FERPLUS_FILE_NAMES = ("fer2013new.csv",)
 _FERPLUS_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 _FERPLUS_VOTES = (*_FERPLUS_NAMES, "contempt")  # in the order of EMOTIONS_8
 _FERPLUS_NO_FACE = ("unknown", "nf")
@@ -124,8 +127,9 @@ def read(path: Path, *, ferplus: Path | None = None, skip_bad: bool = False) -> 
 
     Args:
         path: `fer2013.csv` or `icml_face_data.csv` (columns emotion, pixels and, if it has several
-            subsets, Usage), plain or `.gz`; or a folder that contains a folder of images for each
-            class, with the class's name, optionally inside folders `train`, `test`, …
+            subsets, Usage), plain, compressed or in a ZIP or tar archive; or a folder that contains
+            a folder of images for each class, with the class's name, optionally inside folders
+            `train`, `test`, …
         ferplus: `fer2013new.csv`: FER+'s votes become the targets, and what is no face is dropped.
         skip_bad: leave out rows that cannot be read instead of raising an error.
 
@@ -215,7 +219,7 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
     """Read pixels and labels as arrays; `problems` describes the rows that cannot be read."""
     pixels, labels, usages, rows = bytearray(), [], [], []
     problems: list[str] = []
-    for number, (line, row) in enumerate(_csv_rows(path, ("emotion", "pixels"))):
+    for number, (line, row) in enumerate(_csv_rows(path, ("emotion", "pixels"), FILE_NAMES)):
         try:
             image, label, usage = _parse(row)
         except ValueError as problem:
@@ -256,38 +260,35 @@ def _parse(row: dict[str, str]) -> tuple[bytes, int, int]:
     return image, int(emotion), USAGES.index(usage)
 
 
-def _csv_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(
+    path: Path, needed: tuple[str, ...], preferred: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and columns of each row, by the columns' names in lower case.
 
     Raises:
         DataError: the file is not a CSV file with the needed columns.
     """
-    try:
-        with _open_text(path) as stream:
-            reader = csv.reader(stream)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            if missing := [name for name in needed if name not in columns]:
-                raise DataError(
-                    f"{path} has no column {' and no column '.join(missing)}: it has "
-                    f"{', '.join(columns[:_SHOWN_PROBLEMS]) or 'no header'}"
-                )
-            for row in reader:
-                if row:
-                    filled = row + [""] * (len(columns) - len(row))
-                    yield reader.line_num, dict(zip(columns, filled, strict=False))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    with open_csv(path, DataError, preferred) as opened:
+        reader = opened.rows()
+        columns = header_names(next(reader, []))
+        if missing := [name for name in needed if name not in columns]:
+            raise DataError(
+                f"{path} has no column {' and no column '.join(missing)}: it has "
+                f"{', '.join(columns[:_SHOWN_PROBLEMS]) or 'no header'}"
+            )
+        for row in reader:
+            if row:
+                filled = row + [""] * (len(columns) - len(row))
+                yield reader.line_num, dict(zip(columns, filled, strict=False))
 
 
 def _read_folder(path: Path) -> FaceSet:
     """Read a folder of class folders; images of another size are resampled."""
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in _IMAGE_SUFFIXES and not is_hidden(file.relative_to(path))
+    )
     named = {file: class_named(file.parent.name) for file in files}
     if unknown := sorted({f.parent.name for f, name in named.items() if name not in EMOTIONS_8}):
         raise DataError(
@@ -345,7 +346,7 @@ def _with_votes(faces: FaceSet, path: Path, *, skip_bad: bool) -> FaceSet:
     """
     usages, counts, problems = [], [], []
     needed = ("usage", *_FERPLUS_VOTES, *_FERPLUS_NO_FACE)
-    for line, row in _csv_rows(path, needed):
+    for line, row in _csv_rows(path, needed, _FERPLUS_FILE_NAMES):
         usages.append(row["usage"].strip())
         try:
             counts.append([int(row[name]) for name in (*_FERPLUS_VOTES, *_FERPLUS_NO_FACE)])

@@ -1,7 +1,5 @@
 """`emopipe evaluate`: scores of a checkpoint on labelled data."""
 
-import csv
-import gzip
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +24,8 @@ _NETWORK = ("model", "device", "precision")  # fields of `Settings`
     type=click.Path(path_type=Path, exists=True),
     required=True,
     group="data",
-    help="FER2013 (CSV, .gz, or folder); a CSV of images with expression, valence, arousal; or, "
-    "with --results, a CSV of video, time, valence, arousal.",
+    help="FER2013 (CSV, also packed, or folder); a CSV of images with expression, valence, "
+    "arousal; or, with --results, a CSV of video, time (s), valence, arousal.",
 )
 @option(
     "--results",
@@ -103,14 +101,10 @@ def evaluate(
 
 def _columns(data: Path) -> set[str]:
     """The columns of a CSV file, in lower case; none of a folder."""
-    if data.is_dir():
-        return set()
-    opener: Any = gzip.open if data.suffix == ".gz" else open
-    try:
-        with opener(data, "rt", encoding="utf-8-sig", newline="") as stream:
-            return {name.strip().lower() for name in next(csv.reader(stream), [])}
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(f"{data} cannot be read as CSV: {error}") from error
+    from emopipe.emonet.data.csv_files import column_names
+    from emopipe.emonet.data.fer2013 import FILE_NAMES
+
+    return set() if data.is_dir() else set(column_names(data, EvaluationError, FILE_NAMES))
 
 
 def _score_fer2013(

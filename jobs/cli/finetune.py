@@ -51,9 +51,9 @@ def finetune(
 ) -> None:
     """Teach a model the expressions of FER2013.
 
-    DATA is fer2013.csv or icml_face_data.csv (or .gz of them), or a folder of class folders.
-    Leaves best.safetensors, which `emopipe analyze --model` takes, metrics.csv, scores.json and
-    plots in the run's folder.
+    DATA is fer2013.csv or icml_face_data.csv (plain, compressed or in an archive), or a folder of
+    class folders. Leaves best.safetensors, which `emopipe analyze --model` takes, metrics.csv,
+    scores.json and plots in the run's folder.
     """
     if from_scratch:
         if given("start_model", "trained"):

@@ -47,9 +47,10 @@ def pretrain(
 ) -> None:
     """Train a small EmoNet: expressions, valence, arousal, landmarks.
 
-    DATA is fer2013.csv or icml_face_data.csv (or .gz of them). A tenth of its Training images
-    and of the people with landmarks are held out to select by. Leaves best.safetensors, which
-    `emopipe analyze --model` takes, metrics.csv, scores.json and plots in the run's folder.
+    DATA is fer2013.csv or icml_face_data.csv (plain, compressed or in an archive). A tenth of its
+    Training images and of the people with landmarks are held out to select by. Leaves
+    best.safetensors, which `emopipe analyze --model` takes, metrics.csv, scores.json and plots in
+    the run's folder.
     """
     size = build(NetworkSize, options)
     pretraining = build(Pretraining, options)

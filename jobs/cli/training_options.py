@@ -1,13 +1,11 @@
 """What the training commands share: options of data, start model and folder; running in it."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from emopipe.jobs import EXIT_INTERRUPTED
 from emopipe.jobs.cli.base import option, table_console
 from emopipe.jobs.cli.options import Decorator, Function
 
@@ -85,7 +83,9 @@ def run_in_folder(
         data: what is trained on; with the command it names the folder where none is given.
         options: out, resume and overwrite.
     """
-    stem = data.name.removesuffix(".gz").removesuffix(".csv")
+    stem = data.name
+    for suffix in (".gz", ".zip", ".tar", ".csv"):
+        stem = stem.removesuffix(suffix)
     out = options["out"] or Path("runs") / f"{command}-{stem}"
     console = table_console()
     try:
@@ -98,4 +98,4 @@ def run_in_folder(
         )
     except KeyboardInterrupt:
         console.print("stopped; --resume continues from the last epoch")
-        sys.exit(EXIT_INTERRUPTED)
+        raise

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_what_is_saved_is_loaded(small, tmp_path):
         assert torch.allclose(again.state_dict()[name].float(), tensor.float(), atol=1e-3), name
     assert not again.training
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_whoever_the_umask_lets_read_files_can_read_what_is_saved(small, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        checkpoint.save(*small, tmp_path / "small.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "small.safetensors").stat().st_mode) == mode
 
 
 def test_metadata_of_earlier_versions_is_read(small, tmp_path):

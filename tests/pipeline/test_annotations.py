@@ -1,5 +1,7 @@
 """Labels of images and annotations of videos are read as they are distributed."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,9 @@ def test_plain_names_will_do_and_a_box_may_be_width_and_height(tmp_path):
         ("image,valence,arousal\na.png,0,7\n", "from -1 to 1, not at 0, 7: rescale"),
         ("image,expression,x1,y1,x2,y2\na.png,sad,0,0,9,wide\n", "y2 is a number, not 'wide'"),
         ("", "cannot be read as CSV"),
+        ("image,expression\n", "has no row"),
+        ("image,expression\n._a.png,sad\n", "names no image"),
+        ("image,expression,Expression\na.png,sad,sad\n", "several columns expression"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_words(tmp_path, text, complaint):
@@ -54,6 +59,30 @@ def test_what_cannot_be_used_is_refused_with_words(tmp_path, text, complaint):
     path.write_text(text)
     with pytest.raises(AnnotationError, match=complaint):
         read_images(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image;valence;arousal\r\né.png;0,5;-0,25\r\n".encode("latin-1"),
+        "image\tvalence\tarousal\né.png\t0.5\t-0.25\n".encode("utf-16"),
+        gzip.compress("image,valence,arousal,\né.png,0.5,-0.25,\n".encode("utf-8-sig")),
+    ],
+)
+def test_spreadsheets_forms_are_read(tmp_path, content):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    images = read_images(path)
+    assert images.paths == (tmp_path / "é.png",)
+    assert images.dimensions.tolist() == [[0.5, -0.25]]
+
+
+def test_rows_of_macos_resource_forks_are_left_out(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("image,expression\na/._1.png,happy\na/1.png,sad\n._2.png,happy\n")
+    images = read_images(path)
+    assert images.paths == (tmp_path / "a" / "1.png",)
+    assert images.expression.tolist() == [EMOTIONS_8.index("sad")]
 
 
 def test_times_that_are_no_numbers_are_refused(tmp_path):

@@ -1,8 +1,14 @@
 """FER2013 is read in all its forms, and what cannot be read is named."""
 
+import gzip
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
-from made_fer2013 import csv_text, images_and_labels, write_csv
+from made_fer2013 import csv_text, images_and_labels, write_csv, write_votes
 from PIL import Image
 
 from emopipe.emonet.data import fer2013
@@ -32,6 +38,69 @@ def test_every_form_of_the_file_gives_the_same_images_and_labels(tmp_path, name,
     assert (faces.labels == labels).all()
     assert faces.usage.tolist() == [0, 0, 0, 0, 1, 2] * 2
     assert faces.classes == FER2013_7
+
+
+def in_zip(path: Path, files: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def in_tar_gz(path: Path, name: str, text: str) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(text)
+        archive.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+def test_archives_and_other_encodings_are_read_as_they_come(tmp_path):
+    text = csv_text(12)
+    misnamed, wide, excel = (tmp_path / f"{n}.csv" for n in ("fer2013", "wide", "excel"))
+    misnamed.write_bytes(gzip.compress(text.encode()))
+    wide.write_bytes(text.encode("utf-16"))
+    excel.write_bytes(text.replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"))
+    forms = [
+        in_zip(tmp_path / "archive.zip", {"fer2013/fer2013.csv": text, "test.csv": "pixels\n"}),
+        in_tar_gz(tmp_path / "fer2013.tar.gz", "fer2013/fer2013.csv", text),
+        *(misnamed, wide, excel),
+    ]
+    images, _ = images_and_labels(12)
+    for path in forms:
+        assert (fer2013.read(path).images == images).all(), path
+
+
+def test_labels_and_votes_may_come_in_one_archive(tmp_path):
+    votes = write_votes(tmp_path / "votes.csv", 12).read_text()
+    both = {"fer2013new.csv": votes, "fer2013.csv": csv_text(12)}
+    path = in_zip(tmp_path / "both.zip", both)
+    assert fer2013.read(path, ferplus=path).classes == EMOTIONS_8
+
+
+def test_an_archive_of_pictures_is_to_be_unpacked(tmp_path):
+    path = in_zip(tmp_path / "archive.zip", {"train/angry/1.jpg": "", "train/angry/2.jpg": ""})
+    with pytest.raises(DataError, match=r"archive\.zip holds no CSV file.*: unpack it"):
+        fer2013.read(path)
+
+
+def test_what_systems_leave_in_a_folder_is_no_image(tmp_path):
+    images, _ = images_and_labels(2)
+    own = ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini")
+    for folder, names in {
+        "happy": ("0.png", *own),
+        "sad": ("1.png", *own),
+        "__MACOSX/happy": own,
+        "happy/.ipynb_checkpoints": ("0-checkpoint.png",),
+    }.items():
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "data" / folder / name).write_bytes(b"\0\5\x16\7")
+    for folder, name, image in (("happy", "0.png", images[0]), ("sad", "1.png", images[1])):
+        Image.fromarray(image).save(tmp_path / "data" / folder / name)
+    faces = fer2013.read(tmp_path / "data")
+    assert (faces.images == images).all()
+    assert faces.skipped == ()
 
 
 def test_a_folder_is_matched_by_the_names_of_its_folders(tmp_path):

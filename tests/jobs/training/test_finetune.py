@@ -83,6 +83,12 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     assert all(f"\n{name} " in output for name in FER2013_7)
 
 
+def test_all_files_of_a_run_have_the_mode_that_new_files_have(folder):
+    (folder / "new").touch()
+    modes = {file.stat().st_mode for file in (folder / "run").rglob("*") if file.is_file()}
+    assert modes == {(folder / "new").stat().st_mode}
+
+
 def test_analyze_takes_the_weights_at_once(folder, tmp_path):
     face_picture().save(tmp_path / "face.png")
     model, out = folder / "run" / "best.safetensors", tmp_path / "results.parquet"
