@@ -18,12 +18,6 @@ from emopipe.emonet.errors import EmopipeError
 MAX_DEMUX_ERRORS = 100
 """A demuxer that fails this often in a row does not recover."""
 
-UNTAGGED = 2
-"""Matrix coefficients "unspecified" of ISO/IEC 23091-2."""
-
-SD_WIDTH, SD_HEIGHT = 1279, 576
-"""Players assume BT.601 for untagged video up to this size, and BT.709 for larger video."""
-
 
 class ReadError(EmopipeError):
     """A file cannot be opened, or its reader cannot continue."""
@@ -55,6 +49,12 @@ def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
     if stream is None or stream.disposition & Disposition.attached_pic:
         container.close()
         raise ReadError(f"{path} has no video, perhaps only sound. Leave it out.")
+    if any(one.disposition & Disposition.dependent for one in container.streams.video):
+        container.close()
+        raise ReadError(
+            f"{path} is a photo that is stored in tiles, which PyAV does not put together. "
+            f"Convert it to JPEG."
+        )
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         container.close()
         raise ReadError(f"{path} holds video of a kind that PyAV cannot decode. Convert it first.")
@@ -124,9 +124,3 @@ def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[av.Vi
             yield from packet.decode()
         except av.error.FFmpegError:
             yield None
-
-
-def is_untagged_hd(frame: av.VideoFrame) -> bool:
-    """Whether a frame is of HD size but carries no colour matrix: players assume BT.709 then."""
-    is_hd = frame.width > SD_WIDTH or frame.height > SD_HEIGHT
-    return is_hd and frame.colorspace == UNTAGGED and not frame.format.is_rgb

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from emopipe.pipeline.media.container import (
     BackendError,
     decode_all,
-    is_untagged_hd,
     open_container,
     packets,
 )
+from emopipe.pipeline.media.display import HDR_TRANSFERS, Deinterlacer, is_untagged_hd
 from emopipe.pipeline.media.pyav_backend import PyAVReader
 from emopipe.pipeline.media.video import Video
 
@@ -104,7 +104,8 @@ def _why_unsafe(video: Video, alive: Callable[[], None]) -> str | None:
     """Name a property of the file with which decord may show wrong frames, if it has one.
 
     After a seek decord miscounts where frames are hidden, or shown before a key frame that comes
-    earlier in the file; it makes up incomplete frames; and it takes untagged HD for BT.601.
+    earlier in the file; it makes up incomplete frames; it takes untagged HD for BT.601 and HDR for
+    SDR; and it does not deinterlace.
     """
     if not len(video.keyframe_pts):
         return "its timestamps do not identify its frames"
@@ -124,6 +125,10 @@ def _why_unsafe(video: Video, alive: Callable[[], None]) -> str | None:
         return "it is damaged"
     with open_container(video.path) as (container, stream):
         shown = next(frame for frame in decode_all(container, stream) if frame)
+        if Deinterlacer(video.deinterlace).wants(shown):
+            return "it is interlaced"
+        if shown.color_trc in HDR_TRANSFERS:
+            return "it is HDR"
         return "it is HD without a colour tag" if is_untagged_hd(shown) else None
 
 

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media import readers
 from emopipe.pipeline.media.container import ReadError, decode_all, open_container, packets
+from emopipe.pipeline.media.display import Display, PixelShape, display_of
 from emopipe.pipeline.media.images import probe_image, read_image_header
-from emopipe.pipeline.media.video import IMAGE_SUFFIXES, HeaderInfo, Video, VideoError
+from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
+from emopipe.pipeline.media.video import HeaderInfo, Video, VideoError
 from emopipe.pipeline.storage import storage_for
 
 CLOCK_JUMP_S = 1.0
@@ -60,9 +62,7 @@ class _Head:
 
     stamps: list[int | None]
     damaged: bool  # whether packets among them could not be decoded
-    width: int  # as displayed
-    height: int
-    rotation: int  # degrees clockwise
+    display: Display
 
 
 def read_header(path: Path) -> HeaderInfo:
@@ -142,7 +142,7 @@ def _probe_video(
     with open_container(path) as (container, stream):
         index = _index_by_packets(container, stream)
     with open_container(path) as (container, stream):
-        head = _head(container, stream)
+        head = _head(container, stream, deinterlace)
     if head is None:
         raise VideoError(f"{path} has no frame that can be decoded. Copy or record it again.")
     if index is None or not _agree(index, head):
@@ -152,10 +152,12 @@ def _probe_video(
         path=path,
         name=name,
         backend=backend,
-        width=head.width,
-        height=head.height,
-        rotation=head.rotation,
-        deinterlace=deinterlace,
+        width=head.display.width,
+        height=head.display.height,
+        rotation=head.display.rotation,
+        mirrored=head.display.mirrored,
+        deinterlace=head.display.deinterlace,
+        notes=head.display.notes,
         times=index.times,
         pts=index.pts,
         keyframe_pts=index.keyframe_pts,
@@ -166,25 +168,25 @@ def _probe_video(
     )
 
 
-def _head(container: InputContainer, stream: VideoStream) -> _Head | None:
+def _head(container: InputContainer, stream: VideoStream, deinterlace: bool) -> _Head | None:
     first = None
     stamps: list[int | None] = []
-    damaged = False
+    damaged = has_marks = False
+    pixel_shape = PixelShape(stream)
     for frame in decode_all(container, stream):
         if frame is None:
             damaged = True
             continue
         first = first or frame
+        has_marks |= frame.interlaced_frame
         stamps.append(frame.pts)
         if len(stamps) == HEAD_FRAMES:
             break
     if first is None:
         return None
-    # libav's angle is counter-clockwise and may be any: take the nearest quarter turn.
-    rotation = -round(first.rotation / 90) * 90 % 360
-    size = first.width, first.height
-    width, height = size[::-1] if rotation in (90, 270) else size
-    return _Head(stamps, damaged, width, height, rotation)
+    order = stream.codec_context.field_order
+    display = display_of(first, pixel_shape.of(), order, has_marks, deinterlace)
+    return _Head(stamps, damaged, display)
 
 
 def _agree(index: _Index, head: _Head) -> bool:

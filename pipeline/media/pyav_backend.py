@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-import av
 import av.error
 import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from emopipe.pipeline.media.container import is_untagged_hd, open_stream
+from emopipe.pipeline.media.container import open_stream
+from emopipe.pipeline.media.display import Deinterlacer, PixelShape, to_rgb
 from emopipe.pipeline.media.undamaged import DecodedFrame, undamaged_frames
-from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.media.video import KEY_FRAMES_TRIED, Video
 
 NAME = "pyav"
 DISTRIBUTION = "av"
@@ -40,11 +39,12 @@ class PyAVReader:
         self._video = video
         self._threads = threads
         self._alive = alive
-        self._reformatter = VideoReformatter()
+        self._deinterlacer = Deinterlacer(video.deinterlace)
         self._open()
 
     def _open(self) -> None:
         self._container, self._stream = open_stream(self._video.path)
+        self._pixel_shape = PixelShape(self._stream)
         if len(self._video.keyframe_pts) and self._threads > 1:
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
@@ -54,17 +54,22 @@ class PyAVReader:
         """Decode from the container's current position."""
         self._decoded = undamaged_frames(self._video, self._container, self._stream, self._threads)
         self._next: DecodedFrame | None = None  # decoded, but not passed yet
-        self._passed = NOWHERE  # stamp of the last frame that was returned or skipped
+        self._last: DecodedFrame | None = None  # the last one that was returned or skipped
 
     def frame(self, index: int) -> NDArray[np.uint8] | None:
         """See `Reader`."""
         wanted = int(self._video.pts[index - self._video.first])
         self._approach(wanted)
         while (decoded := self._peek()) and decoded.stamp <= wanted:
-            self._passed, self._next = decoded.stamp, None
+            before, self._last, self._next = self._last, decoded, None
             if decoded.stamp == wanted:
-                return self._display(decoded.frame)
+                return self._display(before, decoded)
         return None
+
+    @property
+    def _passed(self) -> int:
+        """Stamp of the last frame that was returned or skipped."""
+        return self._last.stamp if self._last else NOWHERE
 
     def _peek(self) -> DecodedFrame | None:
         if self._next is None:
@@ -84,14 +89,23 @@ class PyAVReader:
             if self._rank(before[-1]) - self._rank(self._passed) < SEEK_FRAMES:
                 return
         # A demuxer may land after the key frame it is sent to: then try the one before.
-        for key in before[:-3:-1]:
+        for key in before[: -KEY_FRAMES_TRIED - 1 : -1]:
             with suppress(av.error.FFmpegError):
                 self._container.seek(int(key), stream=self._stream)
                 self._restart()
-                if (first := self._peek()) and first.stamp <= wanted:
+                if (first := self._peek()) and self._leads_to(wanted, first):
                     return
         self.close()
         self._open()
+
+    def _leads_to(self, wanted: int, first: DecodedFrame) -> bool:
+        """Whether decoding that starts with this frame gives the wanted one as if from the start.
+
+        Deinterlacing needs the frame before it as well.
+        """
+        if self._deinterlacer.wants(first.frame):
+            return first.stamp < wanted
+        return first.stamp <= wanted
 
     def _rank(self, stamp: int) -> int:
         """How many frames are shown before this timestamp.
@@ -103,19 +117,16 @@ class PyAVReader:
             return 0
         return self._video.first + int(np.searchsorted(self._video.pts, stamp))
 
-    def _display(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        width, height = self._video.width, self._video.height
-        if self._video.rotation in (90, 270):
-            width, height = height, width
-        rgb = self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            "rgb24",
-            src_colorspace=Colorspace.ITU709 if is_untagged_hd(frame) else None,
-            threads=self._threads,
-        ).to_ndarray()
-        return np.rot90(rgb, -self._video.rotation // 90).astype(np.uint8, copy=False)
+    def _display(self, before: DecodedFrame | None, decoded: DecodedFrame) -> NDArray[np.uint8]:
+        frame = decoded.frame
+        if self._deinterlacer.wants(frame):
+            after = self._peek()
+            frame = self._deinterlacer.deinterlace(
+                before.frame if before else None, frame, after.frame if after else None
+            )
+        return to_rgb(
+            frame, self._pixel_shape.of(decoded.sample_aspect_ratio), self._video, self._threads
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import av.error
@@ -17,10 +18,18 @@ from emopipe.pipeline.media.video import Video
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A decoded frame and its entry in `Video.pts`: a timestamp or a rank."""
+    """A decoded frame.
+
+    Attributes:
+        stamp: Its entry in `Video.pts`: a timestamp or a rank.
+        frame: As the decoder gave it.
+        sample_aspect_ratio: Width by height of its pixels, by the coded stream, which may change
+            it; None if that does not say. Read it when the decoder has just given the frame.
+    """
 
     stamp: int
     frame: av.VideoFrame
+    sample_aspect_ratio: Fraction | None
 
 
 def undamaged_frames(
@@ -73,7 +82,7 @@ def _by_stamp(
             continue
         for frame in frames:
             if frame.pts in good and not frame.is_corrupt:
-                yield DecodedFrame(frame.pts, frame)
+                yield DecodedFrame(frame.pts, frame, stream.codec_context.sample_aspect_ratio)
             good.discard(frame.pts)
 
 
@@ -81,4 +90,4 @@ def _by_count(container: InputContainer, stream: VideoStream) -> Iterator[Decode
     frames = (frame for frame in decode_all(container, stream) if frame)
     for rank, frame in enumerate(frames):
         if not frame.is_corrupt:
-            yield DecodedFrame(rank, frame)
+            yield DecodedFrame(rank, frame, stream.codec_context.sample_aspect_ratio)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
 
-# fmt: off
-VIDEO_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts",
-    ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mjpeg",
-    ".mjpg", ".mxf", ".dv", ".h264", ".264", ".hevc", ".265",
-})
-# fmt: on
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+Deinterlacing = Literal["off", "marked", "tff", "bff"]
+"""Which frames are deinterlaced: none; those that are marked as interlaced; or, in a stream that is
+interlaced without marks, all, with the top or the bottom field first."""
+
+KEY_FRAMES_TRIED = 3
+"""So many key frames before a wanted frame are tried before decoding starts at the file's start."""
 
 
 class VideoError(EmopipeError):
@@ -57,7 +56,7 @@ class Video:
         mirrored: Whether a decoded frame is mirrored, left to right, before it is rotated.
         times: (frames,) float64, presentation time of each shown frame in s since the container's
             start (which the audio shares), strictly increasing.
-        deinterlace: Whether frames that are marked as interlaced are deinterlaced.
+        deinterlace: Which frames are deinterlaced.
         start_time: The container's start in s on its own clock: the least start time of all its
             streams.
         pts: (frames,) int64, where PyAV finds each shown frame: its timestamp in the stream's time
@@ -89,7 +88,7 @@ class Video:
     size: int
     sha256: str
     mirrored: bool = False
-    deinterlace: bool = True
+    deinterlace: Deinterlacing = "marked"
     start_time: float = 0.0
     notes: tuple[str, ...] = ()
     first: int = 0
@@ -146,10 +145,10 @@ class Video:
         first = int(frame_indices[0])
         part = slice(first - self.first, int(frame_indices[-1]) - self.first + 1)
         pts = self.pts[part].copy()
-        # Decoding starts at the last key frame before a wanted frame, or at the one before that
-        # (see `PyAVReader`). One stays in any case: without any, pts would be read as ranks.
+        # Decoding starts at one of the last key frames before a wanted frame (see `PyAVReader`).
+        # One stays in any case: without any, pts would be read as ranks.
         keys = self.keyframe_pts
-        start = max(0, int(np.searchsorted(keys, pts[0], side="right")) - 2)
+        start = max(0, int(np.searchsorted(keys, pts[0], side="right")) - KEY_FRAMES_TRIED)
         stop = max(start + 1, int(np.searchsorted(keys, pts[-1], side="right")))
         return replace(
             self,

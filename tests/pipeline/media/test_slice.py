@@ -121,9 +121,9 @@ def test_a_slice_of_a_slice_is_the_slice(made: Made) -> None:
 def test_a_slice_keeps_the_key_frames_that_decoding_it_takes() -> None:
     video = made_up(frames=1000, group=100)
     kept = {
-        (250, 270): [100, 200],
-        (250, 430): [100, 200, 300, 400],
-        (300, 300): [200, 300],
+        (250, 270): [0, 100, 200],
+        (350, 530): [100, 200, 300, 400, 500],
+        (400, 400): [200, 300, 400],
         (0, 99): [0],
         (50, 150): [0, 100],
     }
