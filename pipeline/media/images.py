@@ -33,6 +33,9 @@ PAGE_S = 1.0
 COMPOSED = ("GIF", "PNG", "WEBP")
 """Formats, by Pillow's names, in which a picture may show what those before it left."""
 
+UPRIGHT, SIDEWAYS, ORIENTATIONS = 1, 5, range(1, 9)
+"""EXIF's orientations: from 5 on, width and height change places."""
+
 REDUCED, MASK = 1, 4
 """Bits of TIFF 6.0's NewSubfileType: a page is a smaller copy, or a mask, of another."""
 
@@ -261,7 +264,7 @@ def _size(path: Path, numbers: list[int], alive: Callable[[], None]) -> tuple[in
                     if number == numbers[-1]:
                         raise
                     continue
-                return _upright(file).size
+                return file.size if _orientation(file) < SIDEWAYS else file.size[::-1]
     raise AssertionError("a file has at least one picture")
 
 
@@ -276,9 +279,12 @@ def _load(file: Image.Image, number: int) -> None:
 
 def _upright(file: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says; without need it is not copied."""
-    if file.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return file
-    return ImageOps.exif_transpose(file)
+    return file if _orientation(file) == UPRIGHT else ImageOps.exif_transpose(file)
+
+
+def _orientation(file: Image.Image) -> int:
+    stated = file.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return stated if isinstance(stated, int) and stated in ORIENTATIONS else UPRIGHT
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
