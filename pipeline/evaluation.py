@@ -30,6 +30,14 @@ _LANDMARKS_ARE_THE_BOX = BoxToLandmarks(shift=(0.0, 0.0), scale=1.0)
 _IMAGES_AT_A_TIME = 256
 _SHOWN = 5
 
+FAR_BEYOND = 2
+"""Annotated up to this many times the video's length, and a second more, times may be seconds: the
+clocks of annotation tools run on. Beyond it they are not: frame numbers lie 24 times as far and
+more, milliseconds 1,000 times."""
+
+FEW_FRAMES = 0.5
+"""A note names the videos of which a smaller share of the frames with a face is annotated."""
+
 
 def predict_images(
     predictor: Predictor, images: LabelledImages, *, mirror: bool
@@ -109,39 +117,40 @@ def join_continuous(
 
     Returns:
         Columns video, time, valence, arousal (both predicted), valence_annotated and
-        arousal_annotated; and sentences about videos that one side lacks.
+        arousal_annotated; and sentences about videos that one side lacks, and about those of which
+        few frames are annotated.
 
     Raises:
-        AnnotationError: nothing can be joined.
+        AnnotationError: nothing can be joined, or the annotation's times are no seconds.
     """
+    beyond = _annotated_far_beyond(results, annotation)
     rows = results.rows.loc[results.rows["face"] == 0, ["video", "time", *_DIMENSIONS]]
     rows = rows.astype({"video": str}).sort_values("time")
-    joined = [
-        pd.merge_asof(
-            predicted,
-            annotated.sort_values("time").drop(columns="video"),
-            on="time",
-            direction="nearest",
-            # pandas' stubs only allow dates as times.
-            tolerance=_half_step(annotated["time"]),  # type: ignore[arg-type]
-            suffixes=("", "_annotated"),
-        ).dropna()
+    joined = {
+        str(video): _join(predicted, annotated)
         for video, predicted in rows.groupby("video")
         if len(annotated := annotation[annotation["video"] == video])
-    ]
-    table = pd.concat(joined) if joined else pd.DataFrame()
+    }
+    table = pd.concat(joined.values()) if joined else pd.DataFrame()
     there, wanted = set(rows["video"]), set(annotation["video"])
     if not len(table):
         raise AnnotationError(
             "no annotated time has a face beside it: the results have the videos "
             f"{_few(there)}, the annotation {_few(wanted)}"
         )
-    notes = []
-    if missing := wanted - there:
-        notes.append(f"annotated, but without a face in the results: {_few(missing)}")
-    if missing := there - wanted:
-        notes.append(f"in the results, but not annotated: {_few(missing)}")
-    return table, tuple(notes)
+    faces = rows["video"].value_counts()
+    sparse = {
+        f"{video} ({len(matched):,} of {faces[video]:,})"
+        for video, matched in joined.items()
+        if len(matched) < FEW_FRAMES * faces[video]
+    }
+    notes = {
+        "annotated, but without a face in the results": wanted - there,
+        "in the results, but not annotated": there - wanted,
+        "few of the frames with a face have an annotated time beside them": sparse,
+        "annotated far beyond the last analyzed frame, as if `time` were no seconds": beyond,
+    }
+    return table, tuple(f"{note}: {_few(videos)}" for note, videos in notes.items() if videos)
 
 
 def evaluate_continuous(results: Results, annotation: pd.DataFrame) -> VideoReport:
@@ -217,10 +226,44 @@ def _batches(cutter: _Cutter, count: int) -> Iterator[tuple[list[int], NDArray[n
             yield list(crops), np.stack(list(crops.values()))
 
 
+def _annotated_far_beyond(results: Results, annotation: pd.DataFrame) -> set[str]:
+    """Videos that are annotated far beyond their last analyzed frame.
+
+    Raises:
+        AnnotationError: most videos are, and they were analyzed up to their ends.
+    """
+    ends = results.rows.astype({"video": str}).groupby("video")["time"].max()
+    annotated = annotation.groupby("video")["time"].max()
+    both = pd.concat({"end": ends, "annotated": annotated}, axis="columns", join="inner")
+    beyond = both[both["annotated"] > FAR_BEYOND * both["end"] + 1]
+    to_the_end = results.settings.get("settings", {}).get("end") is None
+    if to_the_end and 2 * len(beyond) > len(both):
+        video, (end, last) = next(iter(zip(beyond.index, beyond.to_numpy(), strict=True)))
+        raise AnnotationError(
+            f"the column `time` is in seconds, but {video} is annotated up to {last:,g} and its "
+            f"last frame is at {end:,.1f} s: divide milliseconds by 1,000, or frame numbers by the "
+            "frames per second"
+        )
+    return set(beyond.index)
+
+
+def _join(predicted: pd.DataFrame, annotated: pd.DataFrame) -> pd.DataFrame:
+    """Join a video's frames with the annotation nearest in time."""
+    return pd.merge_asof(
+        predicted,
+        annotated.sort_values("time").drop(columns="video"),
+        on="time",
+        direction="nearest",
+        # pandas' stubs only allow dates as times.
+        tolerance=_half_step(annotated["time"]),  # type: ignore[arg-type]
+        suffixes=("", "_annotated"),
+    ).dropna()
+
+
 def _half_step(times: "pd.Series[float]") -> float:
     """Half of the median interval between annotations, s; infinite for a single one."""
-    steps = times.sort_values().diff()
-    return float(steps.median()) / 2 if len(times) > 1 else float("inf")
+    steps = times.drop_duplicates().sort_values().diff()
+    return float(steps.median()) / 2 if len(steps) > 1 else float("inf")
 
 
 def _few(names: set[str]) -> str:

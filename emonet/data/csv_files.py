@@ -102,7 +102,7 @@ def open_csv(
     try:
         with ExitStack() as stack:
             binary = stack.enter_context(path.open("rb"))
-            content = _unpacked(binary, path, stack, error, preferred)
+            content = _Opening(path, error, preferred, stack).unpacked(binary)
             head = _head_of(content)
             encoding = _encoding(head)
             if encoding == "utf-8" and b"\0" in head:
@@ -131,59 +131,66 @@ def header_names(header: Iterable[str]) -> list[str]:
     return [name.strip().lower() for name in header]
 
 
-def _unpacked(
-    stream: IO[bytes],
-    path: Path,
-    stack: ExitStack,
-    error: type[EmopipeError],
-    preferred: tuple[str, ...],
-) -> IO[bytes]:
-    """What a stream holds, its layers of compression and archives taken off."""
-    head = _head_of(stream)
-    for start, what in _NOT_UNPACKED.items():
-        if head.startswith(start):
-            raise error(f"{path} is {what}: unpack it, or save it as CSV, and give that file")
-    for start, opener in _COMPRESSIONS.items():
-        if head.startswith(start):
-            inner = stack.enter_context(opener(stream))
-            return _unpacked(inner, path, stack, error, preferred)
-    mark, offset = _TAR
-    if head.startswith(_ZIP):
-        archive = stack.enter_context(zipfile.ZipFile(stream))
-        name = _chosen(archive.namelist(), path, error, preferred)
+@dataclass(frozen=True)
+class _Opening:
+    """A file that is being opened: `open_csv`'s arguments, and what must be closed after it."""
+
+    path: Path
+    error: type[EmopipeError]
+    preferred: tuple[str, ...]
+    stack: ExitStack
+
+    def unpacked(self, stream: IO[bytes]) -> IO[bytes]:
+        """What a stream holds, its layers of compression and archives taken off."""
+        head = _head_of(stream)
+        for start, what in _NOT_UNPACKED.items():
+            if head.startswith(start):
+                raise self._refused(f"is {what}: unpack it, or save it as CSV, and give that file")
+        for start, opener in _COMPRESSIONS.items():
+            if head.startswith(start):
+                return self.unpacked(self.stack.enter_context(opener(stream)))
+        mark, offset = _TAR
+        if head.startswith(_ZIP):
+            return self.unpacked(self.stack.enter_context(self._zip_member(stream)))
+        if head[offset:].startswith(mark):
+            return self.unpacked(self.stack.enter_context(self._tar_member(stream)))
+        return stream
+
+    def _zip_member(self, stream: IO[bytes]) -> IO[bytes]:
+        archive = self.stack.enter_context(zipfile.ZipFile(stream))
+        name = self._chosen(archive.namelist())
         try:
-            inner = stack.enter_context(archive.open(name))
+            return archive.open(name)
         except RuntimeError as problem:  # encrypted, or compressed in an unknown way
-            raise error(f"{path} cannot be unpacked ({problem}): unpack it first") from problem
-        return _unpacked(inner, path, stack, error, preferred)
-    if head[offset:].startswith(mark):
-        archive = stack.enter_context(tarfile.TarFile(fileobj=stream))
+            raise self._refused(f"cannot be unpacked ({problem}): unpack it first") from problem
+
+    def _tar_member(self, stream: IO[bytes]) -> IO[bytes]:
+        archive = self.stack.enter_context(tarfile.TarFile(fileobj=stream))
         names = [member.name for member in archive.getmembers() if member.isfile()]
-        member = archive.extractfile(_chosen(names, path, error, preferred))
+        member = archive.extractfile(self._chosen(names))
         assert member is not None  # as it is for a file
-        return _unpacked(stack.enter_context(member), path, stack, error, preferred)
-    return stream
+        return member
 
+    def _chosen(self, names: list[str]) -> str:
+        """The one file of an archive to read."""
+        if _WORKBOOK in names:
+            raise self._refused("is an Excel workbook: save it as CSV, and give that file")
+        places = {name: PurePosixPath(name) for name in names if not name.endswith("/")}
+        files = {
+            name: place.name.lower().removesuffix(".gz")
+            for name, place in places.items()
+            if not is_hidden(place)
+        }
+        tables = [name for name, plain in files.items() if plain.endswith(".csv")]
+        best = [name for wanted in self.preferred for name in tables if files[name] == wanted]
+        if best or len(tables) == 1:
+            return (best or tables)[0]
+        shown = ", ".join((tables or list(files))[:_SHOWN]) or "nothing"
+        held = f"several CSV files ({shown})" if tables else f"no CSV file, but {shown}"
+        raise self._refused(f"holds {held}: unpack it, and give the file or folder that you mean")
 
-def _chosen(
-    names: list[str], path: Path, error: type[EmopipeError], preferred: tuple[str, ...]
-) -> str:
-    """The one file of an archive to read."""
-    if _WORKBOOK in names:
-        raise error(f"{path} is an Excel workbook: save it as CSV, and give that file")
-    places = {name: PurePosixPath(name) for name in names if not name.endswith("/")}
-    files = {
-        name: place.name.lower().removesuffix(".gz")
-        for name, place in places.items()
-        if not is_hidden(place)
-    }
-    tables = [name for name, plain in files.items() if plain.endswith(".csv")]
-    best = [name for wanted in preferred for name in tables if files[name] == wanted]
-    if best or len(tables) == 1:
-        return (best or tables)[0]
-    shown = ", ".join((tables or list(files))[:_SHOWN]) or "nothing"
-    held = f"several CSV files ({shown})" if tables else f"no CSV file, but {shown}"
-    raise error(f"{path} holds {held}: unpack it, and give the file or folder that you mean")
+    def _refused(self, what: str) -> EmopipeError:
+        return self.error(f"{self.path} {what}")
 
 
 def _head_of(stream: IO[bytes]) -> bytes:

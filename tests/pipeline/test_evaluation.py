@@ -66,7 +66,7 @@ def test_images_without_a_face_are_named_and_the_others_scored(tmp_path):
     assert report.as_json()["expression, plain"]["samples"] == 1
 
 
-def results(times, values):
+def results(times, values, nobody_at=99.0):
     n = len(times)
     rows = pd.DataFrame(
         {
@@ -78,7 +78,9 @@ def results(times, values):
         }
     )
     second = rows.assign(face=pd.array([1] * n, "Int16"), valence=np.float32(9))
-    nobody = rows[:1].assign(time=99.0, face=pd.array([pd.NA], "Int16"), valence=np.float32("nan"))
+    nobody = rows[:1].assign(
+        time=nobody_at, face=pd.array([pd.NA], "Int16"), valence=np.float32("nan")
+    )
     return Results(pd.concat([rows, second, nobody]), None, {}, None)
 
 
@@ -103,3 +105,47 @@ def test_each_frame_is_joined_with_the_nearest_annotation_and_none_far_off(tmp_p
     path.write_text("video,time,valence,arousal\nb.mp4,0,0,0\n")
     with pytest.raises(AnnotationError, match=r"have the videos a\.mp4, the annotation b\.mp4"):
         join_continuous(made, read_continuous(path))
+
+
+def ratings(path, times, video="a.mp4"):
+    rows = [f"{video},{time:g},{i % 10 / 10},0" for i, time in enumerate(times)]
+    path.write_text("\n".join(["video,time,valence,arousal", *rows]) + "\n")
+    return read_continuous(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "first_seconds"),
+    [(1000, 4.0), (1000, 0.4), (25, 4.0), (30, 1.0)],  # of a clip of 4 s
+)
+def test_times_in_other_units_than_seconds_are_refused(tmp_path, unit, first_seconds):
+    times = np.arange(0, first_seconds, 0.04)
+    made = results([0.0, 1.0, 2.0, 3.0], [0.1, 0.2, 0.3, 0.4], nobody_at=4.0)
+    with pytest.raises(AnnotationError, match=r"column `time` is in seconds, but a\.mp4") as said:
+        join_continuous(made, ratings(tmp_path / "r.csv", times * unit))
+    assert "divide milliseconds by 1,000, or frame numbers by" in str(said.value)
+    assert not join_continuous(made, ratings(tmp_path / "r.csv", np.arange(0, 4.2, 0.04)))[1]
+
+
+def test_annotations_of_a_video_that_was_analyzed_in_part_may_go_on(tmp_path):
+    made = results([0.0, 1.0, 2.0], [0.1, 0.2, 0.3], nobody_at=2.5)
+    made.settings["settings"] = {"end": 3.0}
+    joined, notes = join_continuous(made, ratings(tmp_path / "r.csv", range(600)))
+    assert len(joined) == 3
+    assert notes == (
+        "annotated far beyond the last analyzed frame, as if `time` were no seconds: a.mp4",
+    )
+
+
+def test_videos_of_which_little_is_annotated_are_named(tmp_path):
+    made = results(np.arange(10.0), np.arange(10) / 10)
+    joined, notes = join_continuous(made, ratings(tmp_path / "r.csv", [0.0, 0.5, 1.0, 1.5]))
+    assert len(joined) == 2
+    assert notes == (
+        "few of the frames with a face have an annotated time beside them: a.mp4 (2 of 10)",
+    )
+
+
+def test_two_raters_of_the_same_times_are_no_closer_than_their_times(tmp_path):
+    made = results([0.1, 1.1, 2.1], [0.1, 0.2, 0.3])
+    joined, _ = join_continuous(made, ratings(tmp_path / "r.csv", [0, 0, 1, 1, 2, 2]))
+    assert len(joined) == 3
