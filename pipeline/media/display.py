@@ -29,8 +29,9 @@ SD_WIDTH, SD_HEIGHT = 1279, 576
 
 HDR_TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
-FIELD_ORDERS: dict[int, Deinterlacing] = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
-"""Which field is shown first, by libav's field order: AV_FIELD_TT, _BB, _TB and _BT."""
+FIELD_ORDERS: dict[int, Deinterlacing] = {2: "tff", 3: "bff", 4: "tff", 5: "bff"}
+"""Which field is shown first, by libav's field order: AV_FIELD_TT, _BB, _TB (with which it writes
+top field first to QuickTime files) and _BT."""
 
 SAME_SHAPE_PX = 1.0
 """A frame that differs from the video's shape by no more than this fills its whole size."""
