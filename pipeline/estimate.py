@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 from rich.filesize import decimal
 
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder
+from emopipe.pipeline.media.sampling import sample_times
 from emopipe.pipeline.media.video import HeaderInfo, VideoError
 from emopipe.pipeline.settings import Settings
 
@@ -66,12 +68,18 @@ def estimate(files: list[InputFile], settings: Settings, decoder: Decoder) -> Es
     )
 
 
-def _sampled(whole: HeaderInfo, settings: Settings) -> tuple[float, int]:
+def _sampled(header: HeaderInfo, settings: Settings) -> tuple[float, int]:
     """Seconds of a file between the settings' start and end, and the frames sampled from them."""
-    if not whole.seconds:
-        return whole.seconds, whole.frames
-    end = min(whole.seconds, settings.end or whole.seconds)
-    seconds = max(0.0, end - (settings.start or 0.0))
-    fps = whole.frames / whole.seconds
-    sampled_fps = min(fps, settings.fps) if settings.fps else fps / settings.stride
-    return seconds, round(seconds * sampled_fps)
+    times = header.times
+    chosen = sample_times(
+        times,
+        stride=settings.stride,
+        fps=settings.fps,
+        start=settings.start,
+        end=settings.end,
+    )
+    if not len(times):
+        return 0.0, 0
+    start = max(times[0], settings.start or 0.0)
+    end = min(times[0] + header.seconds, np.inf if settings.end is None else settings.end)
+    return max(0.0, float(end - start)), len(chosen)

@@ -62,13 +62,17 @@ class Settings:
     stride: int = setting(1, "Sample every n-th frame.", group="input", least=1)
     start: float | None = setting(
         None,
-        "Time of the first frame to sample, in seconds.",
+        "Time of the first frame to sample, in seconds since the video's start.",
         group="input",
         least=0,
         unset="the video's start",
     )
     end: float | None = setting(
-        None, "Time at which to stop, in seconds.", group="input", above=0, unset="the video's end"
+        None,
+        "Time at which to stop, in seconds since the video's start.",
+        group="input",
+        above=0,
+        unset="the video's end",
     )
     backend: str = setting(
         DEFAULT_BACKEND, "Library that decodes videos.", group="input", choices=BACKENDS

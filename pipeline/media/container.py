@@ -6,14 +6,20 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, cast
 
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from emopipe.emonet.errors import EmopipeError
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
+
+AV_TIME_BASE_HZ = 1_000_000
+"""libav gives a container's start and duration in microseconds."""
 
 MAX_DEMUX_ERRORS = 100
 """A demuxer that fails this often in a row does not recover."""
@@ -42,7 +48,8 @@ def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
     """Do what `open_container` does, but leave closing to the caller."""
     try:
-        container = av.open(str(path))
+        # With its protocol, or libav takes 12:30:45.mp4 for a URL of the protocol 12.
+        container = av.open(f"file:{path}")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ReadError(_why_not_opened(path, error)) from error
     stream = container.streams.best("video")
@@ -92,16 +99,16 @@ def _boxes(path: Path) -> list[str]:
 
 
 def packets(
-    container: InputContainer, stream: VideoStream, *, flush: bool = False
-) -> Iterator[av.Packet[VideoStream]]:
-    """Read the stream's packets in decoding order, continuing after read errors.
+    container: InputContainer, *streams: AnyStream, flush: bool = False
+) -> Iterator[av.Packet[AnyStream]]:
+    """Read streams' packets, each stream's in decoding order, continuing after read errors.
 
     Args:
         container: An open file.
-        stream: Its video stream.
-        flush: End with the empty packet that makes the decoder return its delayed frames.
+        streams: Streams of it.
+        flush: End with the empty packets that make decoders return their delayed frames.
     """
-    demuxed = container.demux(stream)
+    demuxed = cast("Iterator[av.Packet[AnyStream]]", container.demux(*streams))
     errors = 0
     while errors < MAX_DEMUX_ERRORS:
         try:
@@ -110,7 +117,7 @@ def packets(
             return
         except av.error.FFmpegError:
             errors += 1
-            demuxed = container.demux(stream)
+            demuxed = cast("Iterator[av.Packet[AnyStream]]", container.demux(*streams))
             continue
         errors = 0
         if packet.size or flush:

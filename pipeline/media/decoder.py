@@ -142,7 +142,7 @@ class Decoder:
         return self._probe(path, name, backend, deinterlace)
 
     def read_header(self, path: Path) -> HeaderInfo:
-        """Run `index.read_header` in the child.
+        """Run `header.read_header` in the child.
 
         Raises:
             VideoError: The file cannot be opened, or has no video.

@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media import readers
 from emopipe.pipeline.media.container import BackendError, ReadError
-from emopipe.pipeline.media.index import probe, read_header
+from emopipe.pipeline.media.header import read_header
+from emopipe.pipeline.media.index import probe
 from emopipe.pipeline.media.video import HeaderInfo, Video, VideoError
 
 SLOTS = 2

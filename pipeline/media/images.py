@@ -69,7 +69,7 @@ def read_image_header(path: Path) -> HeaderInfo:
     """
     with _errors_told(path), Image.open(path) as file:
         pictures = _pictures(path, file)
-    return HeaderInfo(pictures.seconds, len(pictures.numbers))
+    return HeaderInfo(pictures.times, pictures.seconds)
 
 
 def probe_image(path: Path, name: str, size: int, alive: Callable[[], None]) -> Video:

@@ -7,34 +7,35 @@ two), the whole file is decoded once instead and the frames are counted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from emopipe.pipeline.media import readers
-from emopipe.pipeline.media.container import ReadError, decode_all, open_container, packets
+from emopipe.pipeline.media.clock import Clock, find_restarts, read_clock
+from emopipe.pipeline.media.container import ReadError, decode_all, open_container
+from emopipe.pipeline.media.cut_short import read_stated, truncated_frames
 from emopipe.pipeline.media.display import Display, PixelShape, display_of
-from emopipe.pipeline.media.images import probe_image, read_image_header
+from emopipe.pipeline.media.images import probe_image
 from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
-from emopipe.pipeline.media.video import HeaderInfo, Video, VideoError
+from emopipe.pipeline.media.timeline import (
+    NO_STAMP,
+    Timeline,
+    origin_of,
+    read_timeline,
+    seconds_since,
+    stated_rate,
+)
+from emopipe.pipeline.media.video import Video, VideoError
 from emopipe.pipeline.storage import storage_for
 
 CLOCK_JUMP_S = 1.0
 """Decoding times that go back by more than this mean that the container's clock was reset."""
-
-LONGEST_INTERVAL_S = 3600.0
-SHORTEST_INTERVAL_S = 1e-4
-LATEST_S = 1e9
-"""Mean intervals and times beyond these come from a damaged or missing time base."""
-
-FALLBACK_FPS = 25.0
-"""Assumed where neither timestamps nor the container give a rate."""
-
-AV_TIME_BASE_HZ = 1_000_000
-"""libav gives a container's duration in microseconds."""
 
 HEAD_FRAMES = 16
 """This many frames are decoded to see whether the packets identify the frames."""
@@ -42,18 +43,11 @@ HEAD_FRAMES = 16
 
 @dataclass(frozen=True)
 class _Index:
-    """What identifies the shown frames; fields as in `Video`."""
+    """When frames are shown and what identifies them; fields as in `Video`."""
 
-    times: NDArray[np.float64]
+    clock: Clock
     pts: NDArray[np.int64]
     keyframe_pts: NDArray[np.int64]
-    truncated_frames: int
-    stated_fps: float
-
-    @property
-    def fps(self) -> float:
-        count = len(self.times)
-        return float((count - 1) / np.ptp(self.times)) if count > 1 else self.stated_fps
 
 
 @dataclass(frozen=True)
@@ -63,26 +57,6 @@ class _Head:
     stamps: list[int | None]
     damaged: bool  # whether packets among them could not be decoded
     display: Display
-
-
-def read_header(path: Path) -> HeaderInfo:
-    """Read a file's header only.
-
-    Raises:
-        VideoError: It cannot be opened, or has no video.
-    """
-    try:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return read_image_header(path)
-        with open_container(path) as (container, stream):
-            rate = _stated_rate(stream)
-            if stream.duration and stream.time_base:
-                seconds = float(stream.duration * stream.time_base)
-            else:
-                seconds = (container.duration or 0) / AV_TIME_BASE_HZ
-            return HeaderInfo(max(0.0, seconds), stream.frames or max(0, round(seconds * rate)))
-    except ReadError as error:
-        raise VideoError(str(error)) from error
 
 
 def probe(
@@ -140,14 +114,20 @@ def _probe_video(
 ) -> Video:
     """Index the frames by their packets or, where these do not identify them, by decoding."""
     with open_container(path) as (container, stream):
-        index = _index_by_packets(container, stream)
+        timeline = read_timeline(container, stream)
+        stated = read_stated(path, container, stream)
+        origin = origin_of(container)
+        index = _index_by_packets(timeline, stream, origin)
+        others = _other_videos(container, stream)
     with open_container(path) as (container, stream):
         head = _head(container, stream, deinterlace)
     if head is None:
         raise VideoError(f"{path} has no frame that can be decoded. Copy or record it again.")
     if index is None or not _agree(index, head):
         with open_container(path) as (container, stream):
-            index = _index_by_decoding(container, stream, alive)
+            index = _index_by_decoding(container, stream, origin, alive)
+    times = index.clock.times
+    fps = float((len(times) - 1) / np.ptp(times)) if len(times) > 1 else stated.fps
     return Video(
         path=path,
         name=name,
@@ -157,12 +137,13 @@ def _probe_video(
         rotation=head.display.rotation,
         mirrored=head.display.mirrored,
         deinterlace=head.display.deinterlace,
-        notes=head.display.notes,
-        times=index.times,
+        start_time=0.0 if index.clock.made_up else float(origin),
+        notes=(*head.display.notes, *index.clock.notes, *others),
+        times=times,
         pts=index.pts,
         keyframe_pts=index.keyframe_pts,
-        fps=index.fps,
-        truncated_frames=index.truncated_frames,
+        fps=fps,
+        truncated_frames=truncated_frames(stated, timeline, fps),
         size=size,
         sha256=storage_for(path).sha256(path),
     )
@@ -197,74 +178,61 @@ def _agree(index: _Index, head: _Head) -> bool:
     return head.stamps == [stamp for stamp in expected if stamp in head.stamps]
 
 
-def _index_by_packets(container: InputContainer, stream: VideoStream) -> _Index | None:
+def _index_by_packets(timeline: Timeline, stream: VideoStream, origin: Fraction) -> _Index | None:
     """Index without decoding; None where the packets do not identify the frames."""
-    entries = [
-        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        for packet in packets(container, stream)
-    ]
-    if not entries or any(pts is None for pts, *_ in entries):
+    shown = timeline.shown
+    if not shown.any() or (timeline.pts == NO_STAMP).any():
         return None
-    pts = np.array([entry[0] for entry in entries], np.int64)
-    dts = np.array([entry[1] for entry in entries if entry[1] is not None], np.int64)
-    key, hidden = np.array([entry[2:] for entry in entries], bool).T
-    if len(np.unique(pts)) < len(pts) or not key.any():
+    if len(np.unique(timeline.pts)) < len(timeline.pts) or _is_reset(timeline, stream):
         return None
-    unit, rate = float(stream.time_base or 0), _stated_rate(stream)
-    if (np.diff(dts) * unit < -CLOCK_JUMP_S).any():
-        return None
-    # Frames before the first key frame cannot be decoded.
-    shown = ~hidden & (pts >= pts[np.argmax(key)])
-    if not shown.any():
-        return None
-    shown_pts = np.sort(pts[shown])
-    times = shown_pts * unit
-    if _is_absurd(times):
-        times = np.arange(len(shown_pts)) / rate
-    # Only MP4 and its relatives list every frame; the counts of other containers are estimates.
-    listed = stream.frames if "mp4" in container.format.name else 0
+    pts = np.sort(timeline.pts[shown])
     return _Index(
-        times=times,
-        pts=shown_pts,
-        keyframe_pts=np.sort(pts[key]),
-        truncated_frames=max(0, listed - len(pts)),
-        stated_fps=rate,
+        clock=read_clock(seconds_since(origin, pts, stream.time_base), stated_rate(stream)),
+        pts=pts,
+        keyframe_pts=np.sort(timeline.pts[timeline.keys]),
     )
+
+
+def _is_reset(timeline: Timeline, stream: VideoStream) -> bool:
+    """Whether the container's clock goes back, so that its times do not order the frames."""
+    dts = timeline.dts[timeline.dts != NO_STAMP]
+    if (np.diff(dts) * float(stream.time_base or 0) < -CLOCK_JUMP_S).any():
+        return True
+    return bool(find_restarts(timeline.pts.astype(np.float64)))
 
 
 def _index_by_decoding(
-    container: InputContainer, stream: VideoStream, alive: Callable[[], None]
+    container: InputContainer, stream: VideoStream, origin: Fraction, alive: Callable[[], None]
 ) -> _Index:
     """Index by counting the decoded frames: slow, but right where packets mislead."""
-    stamps: list[int | None] = []
+    stamps = []
     for frame in decode_all(container, stream):
         alive()
         if frame:
-            stamps.append(frame.pts)
-    count, rate = len(stamps), _stated_rate(stream)
-    known = np.array([stamp for stamp in stamps if stamp is not None], np.float64)
-    times = known * float(stream.time_base or 0)
-    if len(times) == count and not (np.diff(times) < -CLOCK_JUMP_S).any():
-        # Some muxers write timestamps in decoding order: right, but for their order.
-        times = np.sort(times)
-    if len(times) < count or (np.diff(times) <= 0).any() or _is_absurd(times):
-        times = np.arange(count) / rate
+            stamps.append(NO_STAMP if frame.pts is None else frame.pts)
+    seconds = seconds_since(origin, np.array(stamps, np.int64), stream.time_base)
     return _Index(
-        times=times,
-        pts=np.arange(count),
+        clock=read_clock(seconds, stated_rate(stream)),
+        pts=np.arange(len(stamps)),
         keyframe_pts=np.zeros(0, np.int64),
-        truncated_frames=0,
-        stated_fps=rate,
     )
 
 
-def _is_absurd(times: NDArray[np.float64]) -> bool:
-    if np.abs(times).max() > LATEST_S:
-        return True
-    interval = float(np.ptp(times)) / max(1, len(times) - 1)
-    return len(times) > 1 and not SHORTEST_INTERVAL_S <= interval <= LONGEST_INTERVAL_S
+def _other_videos(container: InputContainer, stream: VideoStream) -> tuple[str, ...]:
+    """Say which video stream was taken where there are several, cover art aside."""
+    videos = [
+        one for one in container.streams.video if not one.disposition & Disposition.attached_pic
+    ]
+    others = [_size_of(one) for one in videos if one.index != stream.index]
+    if not others:
+        return ()
+    return (
+        f"it has {len(videos)} video streams: stream {stream.index} ({_size_of(stream)}) was "
+        f"taken, which ffmpeg's rules choose; {len(others)} other{'s' * (len(others) > 1)} "
+        f"({', '.join(others)}) {'were' if len(others) > 1 else 'was'} left out",
+    )
 
 
-def _stated_rate(stream: VideoStream) -> float:
-    """Frames/s according to the container."""
-    return float(stream.average_rate or stream.guessed_rate or FALLBACK_FPS)
+def _size_of(stream: VideoStream) -> str:
+    context = stream.codec_context
+    return f"{context.width}×{context.height}" if context else "of unknown kind"

@@ -30,8 +30,9 @@ def sample(
             `start` and `end`, take the first frame that is not before the tick; a frame that
             serves two ticks is taken once. The caller makes sure that only one of `stride` and
             `fps` is given.
-        start: Seconds on the clock of `video.times`: frames from there on. None: from the first.
-        end: Seconds on the same clock: frames before it. None: to the last.
+        start: Seconds since the container's start, as `video.times`: frames from there on. None:
+            from the first.
+        end: Likewise: frames before it. None: to the last.
 
     Returns:
         (n,) frame indices, ascending; empty where there is no frame between `start` and `end`.
@@ -39,20 +40,32 @@ def sample(
     Raises:
         ValueError: `stride` is less than 1, `fps` is not positive, or `end` is not after `start`.
     """
+    chosen = sample_times(video.times, stride=stride, fps=fps, start=start, end=end)
+    return video.first + chosen
+
+
+def sample_times(
+    times: NDArray[np.float64],
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> NDArray[np.int64]:
+    """Do what `sample` does for a video whose frames have these times, (frames,) ascending."""
     if stride < 1:
         raise ValueError(f"`stride` must be at least 1, not {stride}")
     if fps is not None and not fps > 0:
         raise ValueError(f"`fps` must be positive, not {fps}")
     if start is not None and end is not None and end <= start:
         raise ValueError(f"`end` ({end} s) must be after `start` ({start} s)")
-    first = 0 if start is None else int(np.searchsorted(video.times, start))
-    stop = video.frames if end is None else int(np.searchsorted(video.times, end))
+    first = 0 if start is None else int(np.searchsorted(times, start))
+    stop = len(times) if end is None else int(np.searchsorted(times, end))
     if fps is None or first >= stop:
-        return video.first + np.arange(first, stop, stride, dtype=np.int64)
-    times = video.times[first:stop]
-    ticks_passed = np.floor((times - times[0] + TICK_TOLERANCE_S) * fps)
-    taken = np.flatnonzero(np.diff(ticks_passed, prepend=-1.0) > 0).astype(np.int64)
-    return video.first + first + taken
+        return np.arange(first, stop, stride, dtype=np.int64)
+    since = times[first:stop] - times[first]
+    ticks_passed = np.floor((since + TICK_TOLERANCE_S) * fps)
+    return first + np.flatnonzero(np.diff(ticks_passed, prepend=-1.0) > 0).astype(np.int64)
 
 
 def spans_of(frame_indices: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:

@@ -29,15 +29,15 @@ class VideoError(EmopipeError):
 
 @dataclass(frozen=True)
 class HeaderInfo:
-    """What a file's header says, which may be wrong: for estimates before the file is read.
+    """What is likely in a file, for estimates before it is read as a whole.
 
     Attributes:
+        times: (frames,) float64, likely times of its frames, as in `Video`.
         seconds: Duration; 0 for an image.
-        frames: Number of frames.
     """
 
+    times: NDArray[np.float64]
     seconds: float
-    frames: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Video:
         keyframe_pts: Ascending int64 timestamps of the key frames, in the stream's time base:
             where PyAV can start decoding. Empty where timestamps do not identify the frames.
         fps: Mean frames/s of the shown frames; 0 for an image.
-        truncated_frames: Frames that the container lists after the last of `times`, but which the
-            file, cut short, no longer holds.
+        truncated_frames: Frames after the last of `times` that the container lists, or that the
+            durations it states promise, but which the file, cut short, no longer holds.
         size: Bytes of the file.
         sha256: Hexadecimal SHA-256 of the file's content.
         notes: What was done to show this file as players show it and what else is remarkable

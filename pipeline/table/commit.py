@@ -159,7 +159,7 @@ def ranges(missing: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[tuple
 
 
 def _truncated(video: Video, end: float | None) -> tuple[tuple[int, int], ...]:
-    """Return the range of frames that the file lists but does not hold, if any are wanted."""
+    """Return the range of frames that the file promises but does not hold, if any are wanted."""
     if not video.truncated_frames or (end is not None and video.times[-1] >= end):
         return ()
     return ((video.frames, video.frames + video.truncated_frames - 1),)
@@ -175,7 +175,8 @@ def _problem(video: Video, absent: int, wanted: int, truncated: bool, reason: st
         problems.append(f"{absent} of {wanted} sampled frames are missing")
     if truncated:
         problems.append(
-            f"the file is cut short: {video.truncated_frames} frames that it lists are not in it"
+            f"the file is cut short: about {video.truncated_frames} frames that it promises are "
+            f"not in it"
         )
     return "; ".join(problems) + (f" ({reason})" if reason else "")
 

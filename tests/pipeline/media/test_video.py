@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from made_clips import BT709, UNTAGGED, ffmpeg, make_flat, shown_frames, waves
 from numpy.typing import NDArray
-from PIL import Image
 
 from emopipe.pipeline.media import readers
 from emopipe.pipeline.media.index import probe
@@ -125,7 +124,8 @@ def test_times_are_the_containers(made: Made) -> None:
     vfr = probe(made("vfr.mp4"), "vfr.mp4").times
     shown = [n for n in range(2 * len(vfr)) if n % 2 or n % 7 == 0][: len(vfr)]
     np.testing.assert_allclose(vfr - vfr[0], np.array(shown) / 25, atol=1e-3)
-    assert probe(made("late.mkv"), "late.mkv").times[0] == pytest.approx(5)
+    late = probe(made("late.mkv"), "late.mkv")
+    assert (late.times[0], late.start_time) == (0, 5)
 
 
 def test_times_are_index_over_rate_where_there_are_none(made: Made) -> None:
@@ -223,53 +223,6 @@ def test_an_unreadable_file_gets_one_sentence(
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def image(path: Path) -> NDArray[np.uint8]:
-    video = probe(path, path.name)
-    assert (video.backend, video.frames, video.times.tolist()) == ("image", 1, [0.0])
-    frame = decoded(video)[0]
-    assert frame.shape == (video.height, video.width, 3)
-    return frame
-
-
-def test_transparent_images_lie_on_white(tmp_path: Path) -> None:
-    rgba = np.zeros((4, 6, 4), np.uint8)
-    rgba[:, :3] = (10, 20, 30, 255)
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    shown = image(tmp_path / "a.png")
-    assert shown[0, 0].tolist() == [10, 20, 30]
-    assert shown[0, 5].tolist() == [255, 255, 255]
-
-
-def test_exif_turns_images(tmp_path: Path) -> None:
-    rgb = np.zeros((40, 80, 3), np.uint8)
-    rgb[:, :40] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be rotated clockwise for display: left becomes top
-    Image.fromarray(rgb).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    shown = image(tmp_path / "turned.jpg")
-    assert shown.shape == (80, 40, 3)
-    assert shown[10].mean() > 250
-    assert shown[-10].mean() < 5
-
-
-def test_cmyk_grey_16_bit_and_animated_images_become_rgb(tmp_path: Path) -> None:
-    red = Image.new("RGB", (16, 16), (200, 30, 40))
-    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
-    assert np.abs(image(tmp_path / "cmyk.jpg")[8, 8] - np.array([200, 30, 40])).max() < 5
-    deep = np.full((16, 16), 0x80FF, np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert (image(tmp_path / "deep.png") == 0x80).all()
-    blue = Image.new("RGB", (16, 16), (0, 0, 255))
-    red.save(tmp_path / "two.webp", save_all=True, append_images=[blue], lossless=True)
-    assert (image(tmp_path / "two.webp") == (200, 30, 40)).all()
-
-
-def test_a_broken_image_gets_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(VideoError, match="not an image that Pillow can read"):
-        probe(tmp_path / "text.jpg", "text.jpg")
 
 
 def test_the_hash_is_of_the_content(made: Made, tmp_path: Path) -> None:

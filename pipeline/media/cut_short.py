@@ -1,0 +1,208 @@
+"""How much of a file that was cut short is gone, by what its container states.
+
+A file is cut short where the container states more bytes than there are, or where the packets of
+all its streams end before the end that it states. MPEG-TS, MPEG-PS, Ogg and raw streams state
+neither.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from emopipe.pipeline.media.container import AV_TIME_BASE_HZ
+from emopipe.pipeline.media.timeline import STATING_FORMATS, Timeline, stated_rate
+
+TOLERANCE_S = 0.1
+"""Containers' durations may be off by this, and by one frame: muxers round, leave out or count
+twice the last frame (an interval) and the delay of the first (ASF from ffmpeg: 46 ms)."""
+
+ENDED_EARLIER_S = 1.0
+"""A video that ends this long before the sound where the file is cut had ended by itself:
+containers interleave their streams more closely."""
+
+CONSTANT_RATE = 0.1
+"""Where the mean rate differs by less than this part from the one that the container states, it
+does so because frames are missing here and there."""
+
+HEAD_BYTES = 65_536
+"""The part of a file that is searched for what its container states."""
+
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""GUID of ASF's File Properties Object (ASF specification, 10.2)."""
+
+BROADCAST = 1
+"""Flag of that object: sizes and durations in it mean nothing."""
+
+EBML, SEGMENT = 0x1A45DFA3, 0x18538067
+"""IDs of Matroska's two top-level elements (RFC 8794, RFC 9559)."""
+
+LIVE = 0xFFFFFFFF
+"""RIFF size, besides 0, of a file whose writer could not go back to state it."""
+
+WHOLE = -1
+"""Stands for the whole among the indices of streams."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a container states of a file.
+
+    Attributes:
+        frames: Number of the video's frames, where they are listed.
+        ends: When streams end, in s on the container's clock, by their index, and `WHOLE`.
+        video: Index of the video stream.
+        is_short: Whether there are fewer bytes than it states; None where it does not state them.
+        fps: The video's frames/s.
+    """
+
+    frames: int | None
+    ends: dict[int, float]
+    video: int
+    is_short: bool | None
+    fps: float
+
+
+def read_stated(path: Path, container: InputContainer, stream: VideoStream) -> Stated:
+    """Collect what a container states.
+
+    Args:
+        path: The file.
+        container: The same, open and read to its end: MP4's fragments list their frames as they
+            come.
+        stream: Its video stream.
+    """
+    listed = "mp4" in container.format.name
+    states_end = not STATING_FORMATS.isdisjoint(container.format.name.split(","))
+    size = _stated_size(path) if states_end else None
+    return Stated(
+        frames=(stream.frames or len(stream.index_entries)) if listed else None,
+        ends=_stated_ends(path, container) if states_end else {},
+        video=stream.index,
+        is_short=None if size is None else size > container.size,
+        fps=stated_rate(stream),
+    )
+
+
+def truncated_frames(stated: Stated, timeline: Timeline, fps: float) -> int:
+    """Count the frames that the container states and that the file, cut short, no longer holds.
+
+    Args:
+        stated: What the container states.
+        timeline: The whole file's.
+        fps: Mean frames/s of the frames that were found.
+
+    Returns:
+        The number: exact for MP4, from stated durations for others; 0 for a whole file.
+    """
+    if stated.frames is not None:
+        return max(0, stated.frames - len(timeline.pts))
+    end = timeline.ends.get(stated.video)
+    if end is None or not stated.ends or stated.is_short is False:
+        return 0
+    latest = max(timeline.ends.values())
+    if abs(fps / stated.fps - 1) < CONSTANT_RATE:
+        fps = stated.fps
+    is_early = max(stated.ends.values()) - latest > TOLERANCE_S + 1 / fps
+    if not (stated.is_short or timeline.is_last_damaged or is_early):
+        return 0
+    if latest - end > ENDED_EARLIER_S:
+        return 0
+    end_of_video = stated.ends.get(stated.video, max(stated.ends.values()))
+    return max(0, round((end_of_video - end) * fps))
+
+
+def _stated_ends(path: Path, container: InputContainer) -> dict[int, float]:
+    """Return `Stated.ends`."""
+    if container.format.name == "avi":
+        return {
+            one.index: float(one.frames * one.time_base)
+            for one in container.streams
+            if one.frames and one.time_base
+        }
+    ends = {}
+    for one in container.streams:
+        if (seconds := _clock_seconds(one.metadata.get("DURATION", ""))) is not None:
+            ends[one.index] = seconds
+    if container.format.name == "asf":  # libav leaves it out where the file is cut short
+        with path.open("rb") as file:
+            asf = _asf_properties(file.read(HEAD_BYTES))
+        whole = asf.seconds if asf else 0.0
+    else:
+        whole = (container.duration or 0) / AV_TIME_BASE_HZ
+    if whole > 0:
+        ends[WHOLE] = whole
+    return ends
+
+
+def _clock_seconds(text: str) -> float | None:
+    """Read a Matroska tag such as 00:00:02.411000000."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _stated_size(path: Path) -> int | None:
+    """Return how many bytes the container says the file has; None where it does not say."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if head[:4] == b"RIFF":
+            return _riff_size(file)
+    asf = _asf_properties(head)
+    return asf.bytes if asf else _matroska_size(head)
+
+
+def _riff_size(file: BinaryIO) -> int | None:
+    """Add up the RIFF chunks, of which OpenDML writes several."""
+    end = 0
+    while True:
+        file.seek(end)
+        kind, size = file.read(4), int.from_bytes(file.read(4), "little")
+        if kind != b"RIFF":
+            return end
+        if size in (0, LIVE):
+            return None
+        end += 8 + size
+
+
+def _matroska_size(head: bytes) -> int | None:
+    """Read the size of Matroska's one segment, which follows the header."""
+    position = 0
+    for wanted in (EBML, SEGMENT):
+        body = position + 4
+        if int.from_bytes(head[position:body]) != wanted or len(head) <= body or not head[body]:
+            return None
+        length = 9 - head[body].bit_length()  # the first bit that is set tells it
+        unknown = (1 << 7 * length) - 1
+        size = int.from_bytes(head[body : body + length]) & unknown
+        if size == unknown:
+            return None
+        position = body + length + size
+    return position
+
+
+@dataclass(frozen=True)
+class _ASFProperties:
+    """What the File Properties Object of an ASF file states."""
+
+    bytes: int
+    seconds: float
+
+
+def _asf_properties(head: bytes) -> _ASFProperties | None:
+    """Read the File Properties Object; None where there is none or the writer could not fill it."""
+    at = head.find(ASF_FILE_PROPERTIES)
+    try:
+        size, play, preroll, flags = struct.unpack_from("<40xQ16xQ8xQI", head, max(0, at))
+    except struct.error:
+        return None
+    if at < 0 or flags & BROADCAST:
+        return None
+    return _ASFProperties(size, play / 1e7 - preroll / 1e3)
