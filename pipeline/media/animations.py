@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 SHORTEST_S = 0.01
 SLOW_S = 0.1
-"""Durations of up to 10 ms are shown for 100 ms: so do Chromium, Firefox and WebKit, and for GIF
-ffmpeg, since old programs wrote 0 where they meant "as usual"."""
+"""Durations of up to 10 ms are shown for 100 ms: so do Chromium, Firefox and WebKit, since old
+programs wrote 0 where they meant "as usual"."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -441,6 +441,19 @@ def test_pictures_are_videos_of_one_frame_as_displayed(tmp_path: Path) -> None:
     assert 150 < boxes[0, 0] < boxes[0, 2] < 300 and 50 < boxes[0, 1] < boxes[0, 3] < 220
 
 
+def test_an_animation_has_rows_of_every_picture_with_its_time(tmp_path: Path) -> None:
+    face, nobody = face_picture(), Image.new("RGB", (512, 512), "grey")
+    shown, durations = [face, nobody, face, nobody, face], [200, 100, 50, 150, 100]
+    options = {"save_all": True, "append_images": shown[1:], "duration": durations}
+    shown[0].save(tmp_path / "a.webp", **options)
+    results = analyze_videos(tmp_path / "a.webp")
+    assert results.rows.frame.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(results.rows.time, [0, 0.2, 0.3, 0.35, 0.5])
+    assert results.rows.face.isna().tolist() == [False, True, False, True, False]
+    video = results.videos.iloc[0]
+    assert (video.status, video.backend, video.frames) == ("ok", "image", 5)
+
+
 def test_the_faces_that_count_can_be_chosen(shared: Path) -> None:
     group = partial(analyze_videos, shared / "data" / "images" / "multi_face.jpg")
     everyone = group().rows
