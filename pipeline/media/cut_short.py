@@ -22,9 +22,9 @@ TOLERANCE_S = 0.1
 """Containers' durations may be off by this, and by one frame: muxers round, leave out or count
 twice the last frame (an interval) and the delay of the first (ASF from ffmpeg: 46 ms)."""
 
-ENDED_EARLIER_S = 1.0
-"""A video that ends this long before the sound where the file is cut had ended by itself:
-containers interleave their streams more closely."""
+ENDED_EARLIER_S = 0.5
+"""A video that ends this long before the sound where the file is cut had ended by itself, unless
+its own end is stated: streams are interleaved more closely."""
 
 CONSTANT_RATE = 0.1
 """Where the mean rate differs by less than this part from the one that the container states, it
@@ -111,9 +111,9 @@ def truncated_frames(stated: Stated, timeline: Timeline, fps: float) -> int:
     is_early = max(stated.ends.values()) - latest > TOLERANCE_S + 1 / fps
     if not (stated.is_short or timeline.is_last_damaged or is_early):
         return 0
-    if latest - end > ENDED_EARLIER_S:
-        return 0
-    end_of_video = stated.ends.get(stated.video, max(stated.ends.values()))
+    end_of_video = stated.ends.get(stated.video)
+    if end_of_video is None:
+        end_of_video = end if latest - end > ENDED_EARLIER_S else max(stated.ends.values())
     return max(0, round((end_of_video - end) * fps))
 
 

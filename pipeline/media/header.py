@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media.clock import read_clock
 from emopipe.pipeline.media.container import AV_TIME_BASE_HZ, ReadError, open_container
+from emopipe.pipeline.media.cut_short import read_stated
 from emopipe.pipeline.media.images import read_image_header
 from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
 from emopipe.pipeline.media.timeline import (
@@ -42,7 +43,7 @@ def read_header(path: Path) -> HeaderInfo:
         with open_container(path) as (container, stream):
             times = _listed_times(container, stream)
             if times is None:
-                times = _read_times(container, stream)
+                times = _read_times(path, container, stream)
             return HeaderInfo(times, _seconds(times, 1 / stated_rate(stream)))
     except ReadError as error:
         raise VideoError(str(error)) from error
@@ -66,11 +67,10 @@ def _listed_times(container: InputContainer, stream: VideoStream) -> NDArray[np.
     return np.asarray(seconds - seconds.min(initial=np.inf) + first)
 
 
-def _read_times(container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
+def _read_times(path: Path, container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
     """Read the times of the frames at the file's begin, and guess those of the rest."""
-    duration = (container.duration or 0) / AV_TIME_BASE_HZ
     timeline = read_timeline(container, stream, MOST_BYTES)
-    pts = np.sort(timeline.pts[timeline.shown])
+    pts = timeline.pts[timeline.shown]  # in decoding order, which `read_clock` puts right
     if not len(pts):
         return np.zeros(0)
     rate = stated_rate(stream)
@@ -79,10 +79,32 @@ def _read_times(container: InputContainer, stream: VideoStream) -> NDArray[np.fl
         return times
     seconds = _seconds(times, 1 / rate)
     by_size = seconds * container.size / timeline.bytes
+    duration = _stated_seconds(path, container, stream, float(times[0]))
     is_likely = by_size / LIKELY_FACTOR <= duration <= by_size * LIKELY_FACTOR
     factor = (duration if is_likely else by_size) / seconds
     rest = round(len(times) * max(0.0, factor - 1))
     return np.append(times, times[-1] + np.arange(1, rest + 1) * seconds / len(times))
+
+
+def _stated_seconds(
+    path: Path, container: InputContainer, stream: VideoStream, first: float
+) -> float:
+    """How long the video is by what the file states; 0 where it states nothing that can be true.
+
+    Args:
+        path: The file.
+        container: The same, open.
+        stream: Its video stream.
+        first: Time of the first frame, in s since the container's start.
+    """
+    stated = read_stated(path, container, stream)
+    if stated.is_short:
+        return 0.0
+    if (end := stated.ends.get(stream.index)) is not None:
+        return end - float(origin_of(container)) - first
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / AV_TIME_BASE_HZ
 
 
 def _seconds(times: NDArray[np.float64], interval: float) -> float:
