@@ -18,6 +18,7 @@ from emopipe.emonet.evaluation import (
 from emopipe.emonet.inference import Prediction, concatenated, predict_crops
 from emopipe.emonet.metrics import DimensionScores, ExpressionScores, score_dimension
 from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.registry import valence_arousal_note
 from emopipe.pipeline.annotations import AnnotationError, LabelledImages
 from emopipe.pipeline.faces.align import crop_boxes, cut
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, Faces
@@ -97,7 +98,7 @@ def evaluate_images(predictor: Predictor, images: LabelledImages) -> ImageReport
         images=len(used),
         given=len(images.paths),
         classes=classes,
-        notes=(*problems, *unmatched),
+        notes=(*problems, *unmatched, *_about(predictor.checkpoint.valence_arousal, dimensions)),
         expressions=expressions,
         dimensions=dimensions,
     )
@@ -172,7 +173,19 @@ def evaluate_continuous(results: Results, annotation: pd.DataFrame) -> VideoRepo
         for video, rows in {**videos, "all videos": joined}.items()
         for name in _DIMENSIONS
     }
-    return VideoReport(notes, scores)
+    learnt_from = results.settings.get("checkpoint", {}).get("valence_arousal", "")
+    return VideoReport((*notes, *_about(learnt_from, scores)), scores)
+
+
+def _about(learnt_from: str, scores: dict[str, DimensionScores]) -> tuple[str, ...]:
+    """What to know when reading the scores of valence and arousal, if there are any.
+
+    Args:
+        learnt_from: what they were learnt from, as the checkpoint says it.
+        scores: of valence and arousal.
+    """
+    note = valence_arousal_note(learnt_from)
+    return (note,) if note and scores else ()
 
 
 class _Cutter:

@@ -203,7 +203,8 @@ def _encoding(head: bytes) -> str:
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding
-    # A header has characters of ASCII alone: every other byte of it is 0 in UTF-16.
-    if head[1:2] == b"\0":
-        return "utf-16-le"
-    return "utf-16-be" if head[:1] == b"\0" else "utf-8"
+    # A header begins with characters of ASCII: every other byte of them is 0 in UTF-16.
+    even, odd = head[0:8:2], head[1:8:2]
+    if not any(odd) and all(even):
+        return "utf-16-le" if head else "utf-8"
+    return "utf-16-be" if not any(even) and all(odd) else "utf-8"

@@ -10,6 +10,9 @@ from emopipe.emonet.data.fer2013 import USAGES, DataError, FaceSet
 HELD_OUT = 0.1
 """Share of Training that is drawn for validation or test where the official subset is not used."""
 
+HELD_OUT_TEST = "a held-out part of Training"
+"""Name of the test where the data have no official one."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -64,13 +67,13 @@ def split(faces: FaceSet, seed: int, validation: str = "PublicTest") -> Split:
         drawn = _draw(free, ids, faces.labels, rng)
         drawn_for.append(purpose)
         notes.append(
-            f"the {purpose} images are {len(drawn):,} drawn from Training, "
-            f"{HELD_OUT:.0%} of each class (seed {seed})"
+            f"{len(drawn):,} images drawn from Training, {HELD_OUT:.0%} of each class "
+            f"(seed {seed}), serve as {purpose} images"
         )
         return drawn
 
     if not tests:
-        tests["drawn from Training"] = draw("test")
+        tests[HELD_OUT_TEST] = draw("test")
     if not len(selecting):
         selecting = draw("validation")
     tested = np.concatenate(list(tests.values()))

@@ -50,20 +50,29 @@ ALTERNATIVES = {"opencv-python": "opencv-python-headless"}
 
 @click.command(cls=Command)
 def doctor() -> None:
-    """Check packages, devices and weights, and print what is missing.
+    """Check packages, devices and weights; say what is missing, and whether analyze works.
 
     Exit status: 1 if something needed is missing.
     """
     table = Table("", "checked", "state", box=None, pad_edge=False)
-    healthy = True
+    missing = []
     for name, check in _checks().items():
         good, state = check()
-        healthy = healthy and good is not False
+        if good is False:
+            missing.append(name)
         table.add_row(
             {True: "ok", False: "MISSING", None: "-"}[good], name, name_options(state, analyze)
         )
     table_console().print(table)
-    sys.exit(0 if healthy else 1)
+    click.echo(f"\n{_verdict(missing)}")
+    sys.exit(1 if missing else 0)
+
+
+def _verdict(missing: list[str]) -> str:
+    if missing:
+        return f"Not ready: {', '.join(missing)}; the lines marked MISSING say what helps."
+    devices = " and ".join(dict.fromkeys(name.split(":")[0].upper() for name in _device_names()))
+    return f"Ready: emopipe analyze works on this machine ({devices}; in this process and on Ray)."
 
 
 def _checks() -> dict[str, Check]:
@@ -115,16 +124,23 @@ def _devices() -> tuple[bool | None, str]:
 
     from emopipe.emonet.predictor import resolve_precision
 
-    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    return True, ", ".join(f"{d} ({resolve_precision('auto', torch.device(d))})" for d in devices)
+    devices = {name: resolve_precision("auto", torch.device(name)) for name in _device_names()}
+    return True, ", ".join(f"{name} ({precision})" for name, precision in devices.items())
+
+
+def _device_names() -> list[str]:
+    import torch
+
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
 def _weights(entry: str) -> tuple[bool | None, str]:
     status = registry.verify(entry, content=False)
+    file = registry.lookup(entry)
     if status.state not in ("missing", "damaged"):
-        return True, status.state
-    needed = bool(registry.lookup(entry).package)
+        return True, ", ".join(filter(None, (status.state, file.valence_arousal_note)))
+    needed = bool(file.package)
     return False if needed else None, f"{status.state}: emopipe models fetch {entry}"
 
 

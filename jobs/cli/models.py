@@ -42,6 +42,9 @@ def list_(as_json: bool) -> None:
         classes = str(len(row["classes"]) or "—")
         table.add_row(row["name"], row["kind"], row["state"], size, row["license"], classes)
     table_console().print(table)
+    for row in facts:
+        if row["note"]:
+            click.echo(f"{row['name']}: {row['note']}")
 
 
 @models.command()
@@ -61,7 +64,8 @@ def info(name: str, as_json: bool) -> None:
 
         click.echo()
         console = table_console()
-        console.print(Markdown(card) if console.is_terminal else card, markup=False)
+        # A terminal hides a link's address behind its text, a file cannot.
+        console.print(Markdown(card, hyperlinks=console.is_terminal))
 
 
 @models.command()
@@ -155,6 +159,7 @@ def _facts(name: str) -> dict[str, Any]:
         "source": file.source,
         "classes": list(file.classes),
         "valence_arousal": file.valence_arousal,
+        "note": file.valence_arousal_note,
     }
 
 

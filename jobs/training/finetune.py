@@ -144,7 +144,7 @@ def _about(
     if split.drawn:
         notes.append(
             f"note: {start.name} may have learnt from the {' and '.join(split.drawn)} images, "
-            "drawn from Training"
+            "which were drawn from Training"
         )
     if start.crop != output.crop:
         notes.append(

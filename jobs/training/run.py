@@ -246,7 +246,7 @@ def run_training(run: Run, out: Path, *, resume: bool, overwrite: bool, console:
     """
     output = run.output_checkpoint
     prepare(out, output.provenance, resume=resume, overwrite=overwrite)
-    tests = ", ".join(f"{name} {len(rows):,}" for name, rows in run.split.tests.items())
+    tests = " and ".join(f"{test} ({len(rows):,})" for test, rows in run.split.tests.items())
     notes = [*run.split.notes, *run.faces.notes]
     lines = (
         f"{run.faces.source}: {len(run.split.train):,} images to train on, "

@@ -94,6 +94,7 @@ def test_of_several_files_in_an_archive_the_preferred_one_is_read(tmp_path: Path
         (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z archive: unpack it"),
         (b"\x28\xb5\x2f\xfd\0", "compressed with Zstandard: unpack it"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is no text file"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "is no text file"),
         (gzip.compress(PLAIN * 99)[:-30], "cannot be read as CSV"),
         (gzip.compress(PLAIN)[:12] + b"\xff" * 20, "cannot be read as CSV"),
         (bz2.compress(PLAIN)[:-9], "cannot be read as CSV"),

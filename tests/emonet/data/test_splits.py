@@ -46,8 +46,10 @@ def test_no_image_is_on_two_sides(usage, copies, validation, seed):
 def test_what_is_missing_is_drawn_evenly_from_training_and_noted():
     divided = split(face_set(210), seed=1)
     labels = face_set(210).labels
-    for rows in (divided.validation, divided.tests["drawn from Training"]):
+    for rows in (divided.validation, divided.tests["a held-out part of Training"]):
         assert np.bincount(labels[rows]).tolist() == [3] * 7
     assert len(divided.train) == 210 - 42
-    assert "21 drawn from Training, 10% of each class (seed 1)" in divided.notes[0]
+    assert divided.notes[0] == (
+        "21 images drawn from Training, 10% of each class (seed 1), serve as test images"
+    )
     assert (split(face_set(210), seed=2).validation != divided.validation).any()

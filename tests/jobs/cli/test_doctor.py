@@ -31,6 +31,10 @@ def diagnose() -> tuple[int, Callable[[str], str]]:
     return result.exit_code, finding
 
 
+def verdict() -> str:
+    return CliRunner().invoke(doctor.doctor).stdout.splitlines()[-1]
+
+
 def break_import(monkeypatch: pytest.MonkeyPatch, broken: str, error: str) -> None:
     def broken_import(name: str) -> ModuleType:
         if name == broken:
@@ -47,6 +51,13 @@ def test_a_whole_installation_is_0(cache: Path) -> None:
         assert finding(needed).startswith("ok"), finding(needed)
     assert "cpu" in finding("devices")
     assert str(cache) in finding("cache folder")
+    assert "valence and arousal derived from the emotion" in finding("model emonet-lite")
+
+
+def test_its_last_line_is_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdict().startswith("Ready: emopipe analyze works on this machine (CPU")
+    break_import(monkeypatch, "cv2", "libGL.so.1: cannot open shared object file")
+    assert verdict().startswith("Not ready: opencv-python; the lines marked MISSING")
 
 
 def test_what_can_be_fetched_is_named_with_its_command() -> None:

@@ -57,6 +57,8 @@ def test_list_shows_every_entry_with_its_state(cache: Path) -> None:
     assert set(registry.ENTRIES) < set(lines)
     assert "bundled" in lines["emonet-lite"]
     assert "installed" in lines["centerface"]
+    assert lines["emonet-lite:"].endswith("valence and arousal derived from the emotion")
+    assert "emonet-8:" not in lines
     assert "missing" in lines["emonet-8"] and "CC BY-NC-ND 4.0" in lines["emonet-8"]
 
 
@@ -74,6 +76,16 @@ def test_info_prints_facts_and_card() -> None:
     assert result.exit_code == 0
     assert registry.lookup("emonet-5").sha256 in result.stdout
     assert "The fifth class is disputed" in result.stdout
+    assert "valence and arousal derived from the emotion" in run("info", "emonet-lite").stdout
+
+
+@pytest.mark.parametrize("name", ["emonet-lite", "emonet-8", "emonet-5"])
+def test_info_renders_the_card(name: str) -> None:
+    shown = run("info", name).stdout
+    assert name in shown
+    for markdown in ("# ", "**", "|---", "`"):
+        assert markdown not in shown
+    assert "\x1b" not in shown  # no colours in a file or pipe
 
 
 def test_info_as_json_carries_the_card() -> None:

@@ -1,6 +1,7 @@
 """`emopipe finetune` and `emopipe evaluate` as a user sees them."""
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
         assert (run / "plots" / f"{name}.png").stat().st_size > 10_000
 
     output = (folder / "output.txt").read_text()
-    assert "tested on PrivateTest 23" in output
+    assert "to select by; tested on PrivateTest (23)" in output
     assert "the new model's crops will be FER2013's" in output
     assert all(f"\n{name} " in output for name in FER2013_7)
 
@@ -200,6 +201,7 @@ def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
     assert scores["classes"] == list(EMOTIONS_8)
     assert np.argwhere(scores["expression, plain"]["confusion"]).tolist() == [[1, 1], [2, 1]]
     assert scores["valence, mirror"]["samples"] == 2
+    assert "valence and arousal derived from the emotion" in scores["notes"]
 
     model, described = random_weights(1, ("calm", "wild"), width=16, input_size=64)
     checkpoint.save(model, described, tmp_path / "other.safetensors")
@@ -210,6 +212,7 @@ def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
     labels.write_text("image,valence,arousal\nface.png,0.8,0.3\n")
     scores = json.loads(run_command("evaluate", "--data", labels, "--json", *other).stdout)
     assert scores["valence, plain"]["samples"] == 1
+    assert scores["notes"] == ["valence and arousal mean nothing"]
 
     out = tmp_path / "results.parquet"
     assert run_command("analyze", tmp_path / "face.png", "--out", out, "--local").exit_code == 0
@@ -230,3 +233,33 @@ def test_evaluate_scores_labelled_images_and_annotated_videos(tmp_path):
     error = np.abs(rows["valence"][0] - 0.5)
     assert scores["all videos: valence"]["rmse"] == pytest.approx(error, abs=1e-6)
     assert scores["all videos: valence"]["pcc"] is None
+    assert scores["notes"] == ["valence and arousal derived from the emotion"]
+
+
+def test_data_without_a_test_of_their_own_are_told_in_plain_english(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOPIPE_CACHE", str(tmp_path / "cache"))
+    data = write_csv(tmp_path / "fer2013.csv", 70, usages=(0,))
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.write(data, "fer2013.csv")
+    model, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
+    checkpoint.save(model, described, tmp_path / "start.safetensors")
+    options = ["--from", tmp_path / "start.safetensors", "--out", tmp_path / "run", "--local"]
+    result = run_command(
+        *("finetune", tmp_path / "archive.zip", *options, *SMALL[2:], "--epochs", "1")
+    )
+    assert result.exit_code == 0, result.output
+    assert "to select by; tested on a held-out part of Training (7)" in result.output
+    assert "a held-out part of Training:\n" in result.output
+    assert "start may have learnt from the test and validation images, which" in result.output
+
+
+def test_all_that_evaluate_cannot_use_is_a_sentence(tmp_path):
+    (tmp_path / "noise.zip").write_bytes(b"PK\3\4" + bytes(99))
+    (tmp_path / "list.csv").write_text("a;b\n1;2\n")
+    for data, complaint in {
+        "noise.zip": "cannot be read as CSV",
+        "list.csv": "has columns a, b: it needs the image's path",
+    }.items():
+        result = run_command("evaluate", "--data", tmp_path / data)
+        assert result.exit_code == 2
+        assert f"{data} {complaint}" in result.output
