@@ -22,7 +22,8 @@ IMAGE = "image"
 """What `Video.backend` says of an image, which Pillow reads."""
 
 MAX_PIXELS = 250_000_000
-"""The largest picture that is read: phones make 200 million pixels. Pillow takes 1 GB for it."""
+"""The largest picture that is read: phones make 200 million pixels. The decoding child takes 2.5 GB
+for it."""
 
 STRIP_ROWS = 512
 """Rows that are taken from Pillow at a time, which briefly takes their memory three times."""
@@ -33,8 +34,20 @@ PAGE_S = 1.0
 COMPOSED = ("GIF", "PNG", "WEBP")
 """Formats, by Pillow's names, in which a picture may show what those before it left."""
 
-UPRIGHT, SIDEWAYS, ORIENTATIONS = 1, 5, range(1, 9)
-"""EXIF's orientations: from 5 on, width and height change places."""
+UPRIGHT, SIDEWAYS = 1, 5
+"""Of EXIF's orientations; from the second on, width and height change places."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns pictures of the other orientations upright. (`ImageOps.exif_transpose` also writes the
+EXIF anew, which fails where a camera wrote it oddly.)"""
 
 REDUCED, MASK = 1, 4
 """Bits of TIFF 6.0's NewSubfileType: a page is a smaller copy, or a mask, of another."""
@@ -279,12 +292,16 @@ def _load(file: Image.Image, number: int) -> None:
 
 def _upright(file: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says; without need it is not copied."""
-    return file if _orientation(file) == UPRIGHT else ImageOps.exif_transpose(file)
+    orientation = _orientation(file)
+    return file if orientation == UPRIGHT else file.transpose(TURNS[orientation])
 
 
 def _orientation(file: Image.Image) -> int:
-    stated = file.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    return stated if isinstance(stated, int) and stated in ORIENTATIONS else UPRIGHT
+    try:
+        stated = file.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except Exception:  # broken EXIF can cause any; viewers show the picture all the same
+        return UPRIGHT
+    return stated if isinstance(stated, int) and stated in TURNS else UPRIGHT
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

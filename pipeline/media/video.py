@@ -61,9 +61,10 @@ class Video:
             streams.
         pts: (frames,) int64, where PyAV finds each shown frame: its timestamp in the stream's time
             base or, where `keyframe_pts` is empty, its rank among the frames decoded from the
-            file's start.
+            file's start. For an image, the picture's number in the file.
         keyframe_pts: Ascending int64 timestamps of the key frames, in the stream's time base:
             where PyAV can start decoding. Empty where timestamps do not identify the frames.
+            For an animated image, the numbers of the pictures that show nothing of those before.
         fps: Mean frames/s of the shown frames; 0 for an image.
         truncated_frames: Frames after the last of `times` that the container lists, or that the
             durations it states promise, but which the file, cut short, no longer holds.
