@@ -52,6 +52,11 @@ def frames(video: Video) -> list[Frame | None]:
         return [reader.frame(index) for index in range(video.frames)]
 
 
+def spoilt(whole: bytes, at: int) -> bytes:
+    """Change six bytes."""
+    return whole[:at] + bytes(byte ^ 0x5A for byte in whole[at : at + 6]) + whole[at + 6 :]
+
+
 def is_close(frame: Frame | None, image: Image.Image) -> bool:
     assert frame is not None
     return bool(np.abs(frame.astype(np.int16) - np.asarray(image)).mean() < GREY_LEVELS)
@@ -185,15 +190,30 @@ def test_of_a_stereo_photo_the_first_picture_is_taken(tmp_path: Path) -> None:
     assert "the first of 2 pictures was taken" in probe(path, "a").notes[0]
 
 
+def test_a_damaged_picture_costs_what_builds_on_it_up_to_one_that_covers_all(
+    tmp_path: Path,
+) -> None:
+    made = pictures()
+    made[4] = Image.fromarray(255 - np.asarray(made[4]))
+    path = save(tmp_path / "a.png", made)
+    parts = path.read_bytes().split(b"fdAT")
+    middle = len(parts[2]) // 2
+    parts[2] = spoilt(parts[2], middle)
+    path.write_bytes(b"fdAT".join(parts))  # the picture after part 2's marker is picture 2
+    shown = frames(probe(path, "a.png"))
+    assert [frame is None for frame in shown] == [False, False, True, True, False, False]
+    assert all(is_close(shown[n], made[n]) for n in (0, 1, 4, 5))
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".tif"])
-def test_a_damaged_picture_costs_itself_and_what_builds_on_it(tmp_path: Path, suffix: str) -> None:
+def test_damage_anywhere_costs_some_pictures_and_is_told(tmp_path: Path, suffix: str) -> None:
     made = pictures()
     options = {"compression": "tiff_adobe_deflate"} if suffix == ".tif" else {}
     path = save(tmp_path / f"a{suffix}", made, **options)
     whole = path.read_bytes()
     missed = 0
     for at in range(len(whole) // 4, len(whole) * 3 // 4, len(whole) // 25):
-        path.write_bytes(whole[:at] + bytes(b ^ 0x5A for b in whole[at : at + 6]) + whole[at + 6 :])
+        path.write_bytes(spoilt(whole, at))
         video = probe(path, path.name)
         shown = frames(video)
         good = [n for n, frame in enumerate(shown) if frame is not None]
