@@ -176,6 +176,10 @@ def test_numpys_scalars_are_pythons(make, given, plain):
     assert value == plain and type(value) is type(plain)
 
 
+def test_numpys_truth_is_pythons(media):
+    assert emopipe.read_results(media / "results.parquet", landmarks=np.False_).landmarks is None
+
+
 def test_inputs_may_come_from_a_generator_and_numbers_from_numpy(media):
     roi = np.array([0, 0, 320, 320])
     results = emopipe.analyze(media.glob("*.mp4"), stride=np.int64(25), roi=roi)
@@ -248,6 +252,9 @@ def test_faces_of_an_image_make_crops_of_which_the_model_tells(media):
         (lambda: emopipe.load_model(5), "`name` is text or a path"),
         (lambda: emopipe.load_model("emonet-lite", device="gpu"), "`device` gpu is unknown"),
         (lambda: emopipe.load_model(nam="x"), "load_model has no argument `nam`"),
+        (lambda: emopipe.load_model("emonet-lite", devise="cpu"), "did you mean device?"),
+        (lambda: emopipe.detect(IMAGE, detectr="yunet"), "did you mean detector?"),
+        (lambda: emopipe.read_results("absent.parquet", vidoes="a"), "did you mean videos?"),
         (lambda: emopipe.load_model("emonet-lite")([1, 2]), "uint8"),
         (lambda: emopipe.load_model("emonet-lite")(np.zeros((1, 9, 9, 3), np.uint8)), "64"),
         (lambda: emopipe.detect(np.zeros((9, 9))), "uint8"),
