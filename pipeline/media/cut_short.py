@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from emopipe.pipeline.media.clock import MAX_REORDER
 from emopipe.pipeline.media.container import AV_TIME_BASE_HZ
-from emopipe.pipeline.media.timeline import STATING_FORMATS, Timeline, stated_rate
+from emopipe.pipeline.media.timeline import (
+    NO_STAMP,
+    STATING_FORMATS,
+    Timeline,
+    stated_rate,
+)
 
 TOLERANCE_S = 0.1
 """Containers' durations may be off by this, and by one frame: muxers round, leave out or count
@@ -114,7 +121,19 @@ def truncated_frames(stated: Stated, timeline: Timeline, fps: float) -> int:
     end_of_video = stated.ends.get(stated.video)
     if end_of_video is None:
         end_of_video = end if latest - end > ENDED_EARLIER_S else max(stated.ends.values())
-    return max(0, round((end_of_video - end) * fps))
+    return max(0, round((end_of_video - min(end, _gapless_end(timeline, fps))) * fps))
+
+
+def _gapless_end(timeline: Timeline, fps: float) -> float:
+    """When the last frames end, in s on the container's clock, if none is missing among them.
+
+    The last packets may hold a frame on which others depend that are shown before it, but gone.
+    """
+    pts = timeline.pts[timeline.pts != NO_STAMP]
+    if not len(pts):
+        return np.inf
+    last = np.sort(pts)[-1 - MAX_REORDER :]
+    return float(last[0] * timeline.time_base) + len(last) / fps
 
 
 def _stated_ends(path: Path, container: InputContainer) -> dict[int, float]:

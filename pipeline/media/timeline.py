@@ -36,6 +36,7 @@ class Timeline:
         dts: (packets,) int64 decoding timestamps, likewise.
         keys: (packets,) bool, whether each holds a key frame.
         hidden: (packets,) bool, whether each is decoded but not shown, as an edit list says.
+        time_base: Of the timestamps, in s; 0 if unknown.
         ends: When the last packet of each stream that was read ends, in s on the container's
             clock, by the stream's index.
         is_last_damaged: Whether the last packet that was read is damaged.
@@ -47,6 +48,7 @@ class Timeline:
     dts: NDArray[np.int64]
     keys: NDArray[np.bool_]
     hidden: NDArray[np.bool_]
+    time_base: Fraction
     ends: dict[int, float]
     is_last_damaged: bool
     bytes: int
@@ -107,6 +109,7 @@ def read_timeline(
         dts=columns[1],
         keys=columns[2].astype(bool),
         hidden=columns[3].astype(bool),
+        time_base=stream.time_base or Fraction(0),
         ends=ends,
         is_last_damaged=damaged,
         bytes=max(position, total),
