@@ -127,6 +127,7 @@ def open_model(
             or the classes are not distinct or not as many as it has.
         WeightsError: the registry's model is not on this machine; the text says how to get it.
     """
+    model = os.path.expanduser(model)  # noqa: PTH111 -- Path's raises for an unknown user
     entry = registry.REGISTRY.get(model)
     if entry and entry.kind == "model":
         network, checkpoint = _load_registered(entry)

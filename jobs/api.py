@@ -21,6 +21,7 @@ from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.media.readers import DEFAULT_BACKEND
 from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Precision, Settings
+from emopipe.pipeline.storage import user_path
 from emopipe.pipeline.table.results import Results, read_results
 from emopipe.pipeline.table.schema import LandmarkType
 
@@ -99,7 +100,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
         tempfile.TemporaryDirectory(prefix="emopipe-") as scratch,
         _following(progress) as following,
     ):
-        target = Path(scratch, "results.parquet") if out is None else Path(out)
+        target = Path(scratch, "results.parquet") if out is None else user_path(out)
         engines.run(found, target, chosen, overwrite, following, engine, cluster)
         return read_results(target)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Console
@@ -9,9 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emopipe.pipeline.estimate import Estimate
-from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.inputs import MAX_LINES, InputFile, Inputs, summed_up
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import ProgressCallback
+from emopipe.pipeline.storage import printable
 from emopipe.pipeline.table.schema import VideoRecord
 
 STALLED_S = 60.0
@@ -37,6 +39,8 @@ class RunProgress(ProgressCallback):
     """Shows videos, frames, faces per second and the time left. A context manager.
 
     Progress is measured in bytes of the inputs: their frames are known only once they are opened.
+    What an earlier run has done counts as done; the frames counted are those of the inputs left,
+    which the estimate before the run promises.
 
     Args:
         console: a terminal shows a bar, anything else plain lines.
@@ -48,6 +52,8 @@ class RunProgress(ProgressCallback):
     Attributes:
         frames: frames finished by this run.
         faces: faces found by this run.
+        frames_before: frames of the same inputs that earlier runs had finished.
+        others: inputs that the output holds and this run did not name, once it has ended.
         wording: see above.
     """
 
@@ -61,6 +67,8 @@ class RunProgress(ProgressCallback):
     ) -> None:
         self.frames = 0
         self.faces = 0
+        self.frames_before = 0
+        self.others: list[VideoRecord] = []
         self.wording = wording
         self._console = console
         self._quiet = quiet
@@ -74,6 +82,9 @@ class RunProgress(ProgressCallback):
         self._bytes_done = 0.0
         self._shares: dict[str, float] = {}
         self._sampled: dict[str, int] = {}
+        self._resumed = 0
+        self._kept: set[str] = set()
+        self._unread: Counter[str] = Counter()
         self._ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
         self._bar = Progress(
@@ -102,6 +113,11 @@ class RunProgress(ProgressCallback):
         """Wall time of the run so far, loading of models and the start of Ray included."""
         return time.monotonic() - self._started
 
+    @property
+    def _share(self) -> float:
+        """How much of all inputs is done."""
+        return self._bytes_done / max(1, self._bytes_all)
+
     def on_phase(self, text: str) -> None:
         """Show a phase before the first frame: in the bar, or once as a plain line."""
         self._moved_at = time.monotonic()
@@ -115,16 +131,25 @@ class RunProgress(ProgressCallback):
         """Print a line."""
         self.say(text)
 
+    def on_video_kept(self, file: InputFile, record: VideoRecord) -> None:
+        """Count what is done already."""
+        self._kept.add(file.name)
+        self.frames_before += record.frames
+
     def on_start(self, inputs: Inputs, done: int, estimate: Estimate) -> None:
         """Print which files are skipped, what is done already and what is left to do."""
         self._bytes = {file.name: file.bytes for file in inputs.files}
         self._bytes_all = sum(self._bytes.values())
+        self._bytes_done = float(sum(self._bytes[name] for name in self._kept))
         self._videos, self._done = len(inputs.files), done
         self._moved_at = time.monotonic()
-        for skipped in inputs.skipped:
-            self.say(skipped.reason)
+        for line in summed_up(inputs.skipped):
+            self.say(line)
         if done:
-            self.say(f"{done} of {self._videos} inputs were done by an earlier run")
+            self.say(_done_in_words(done, self._videos))
+        # Anew, or the time left would be reckoned as if this run had done it all.
+        self._bar.reset(self._task, total=1.0, percent="")
+        self._bar.update(self._task, completed=self._share)
         if estimate.inputs:
             self.say(str(estimate))
         if self._dry_run:
@@ -133,6 +158,8 @@ class RunProgress(ProgressCallback):
     def on_video_start(self, video: Video, frames: int, done: int) -> None:
         """Note the video's number of sampled frames."""
         self._sampled[video.name] = max(1, frames)
+        self._resumed += done
+        self.frames_before += done
         self._advance(video.name, done / self._sampled[video.name])
 
     def on_span(self, video: Video, frames: int, faces: int) -> None:
@@ -142,11 +169,20 @@ class RunProgress(ProgressCallback):
         self._advance(video.name, self._shares[video.name] + frames / self._sampled[video.name])
 
     def on_video_end(self, file: InputFile, record: VideoRecord) -> None:
-        """Count, and print what went wrong."""
+        """Count, and print what went wrong; of many inputs of a kind not read, the first few."""
         self._done += 1
-        if record.status != "ok":
+        kind = file.path.suffix.lower()
+        self._unread[kind] += file.problem is not None
+        if record.status != "ok" and (not file.problem or self._unread[kind] <= MAX_LINES):
             self.warn(f"{record.status}: {file.name}: {record.error}")
         self._advance(file.name, 1.0)
+
+    def on_end(self, others: list[VideoRecord]) -> None:
+        """Note what else the output holds, and count failures that were not printed."""
+        self.others = others
+        for kind, n in self._unread.items():
+            if n > MAX_LINES:
+                self.warn(f"failed: {n - MAX_LINES:,} more {kind} inputs, see the videos table")
 
     def say(self, line: str) -> None:
         """Print a line above the bar, unless quiet."""
@@ -155,16 +191,17 @@ class RunProgress(ProgressCallback):
 
     def warn(self, line: str) -> None:
         """Print a line above the bar, even if quiet."""
-        self._console.print(escape(self.wording(line)), highlight=False, soft_wrap=True)
+        line = printable(self.wording(line))
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def _advance(self, name: str, share: float) -> None:
         """Set the share of a video that is done, and show the run's progress."""
         self._moved_at = time.monotonic()
         self._bytes_done += self._bytes[name] * (share - self._shares.get(name, 0.0))
         self._shares[name] = share
-        done = self._bytes_done / max(1, self._bytes_all)
+        done = self._share
         state = (
-            f"{self._done}/{self._videos} videos · {self.frames:,} frames · "
+            f"{self._done}/{self._videos} videos · {self._resumed + self.frames:,} frames · "
             f"{self.faces / max(self.seconds, 1e-9):.0f} faces/s"
         )
         percent = f"{100 * done:.0f} %"
@@ -191,3 +228,11 @@ class RunProgress(ProgressCallback):
         """Name the videos begun and not finished; before the first, the phase."""
         videos = [name for name, share in list(self._shares.items()) if share < 1]
         return ", ".join(videos or self._phases[-1:]) or "the first frames"
+
+
+def _done_in_words(done: int, inputs: int) -> str:
+    if done == inputs:
+        which = "the input was" if inputs == 1 else f"all {inputs:,} inputs were"
+    else:
+        which = f"{done:,} of {inputs:,} inputs {'was' if done == 1 else 'were'}"
+    return f"{which} done by an earlier run"

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emopipe.pipeline.estimate import Estimate, estimate
-from emopipe.pipeline.inputs import InputFile, Inputs
+from emopipe.pipeline.inputs import InputFile, Inputs, with_unique_names
 from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.media.readers import missing_backend
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.settings import Settings, SettingsError, describe
+from emopipe.pipeline.settings import DEFAULT_MODEL, Settings, SettingsError, describe
 from emopipe.pipeline.table.schema import VideoRecord
 from emopipe.pipeline.table.store import Store, open_store
 
@@ -58,6 +59,9 @@ class ProgressCallback:
     def on_message(self, text: str) -> None:
         """Something the user should read, such as which engine runs and why."""
 
+    def on_video_kept(self, file: InputFile, record: VideoRecord) -> None:
+        """A video was committed by an earlier run: told before `on_start`."""
+
     def on_start(self, inputs: Inputs, done: int, estimate: Estimate) -> None:
         """The run begins; `done` inputs are finished already, `estimate` is what is left."""
 
@@ -68,7 +72,10 @@ class ProgressCallback:
         """`frames` more frames of a video are finished, with `faces` faces on them."""
 
     def on_video_end(self, file: InputFile, record: VideoRecord) -> None:
-        """A video is committed."""
+        """A video is committed, or an input that cannot be looked at has its row."""
+
+    def on_end(self, others: list[VideoRecord]) -> None:
+        """The results are in place; they go on holding `others`, which this run did not name."""
 
 
 def run_analysis(
@@ -107,19 +114,34 @@ def run_analysis(
         raise SettingsError(missing)
     description = describe(settings, checkpoint)
     with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
-        records = {
-            file.name: record
-            for file in inputs.files
-            if (record := store.record(file.name, file.path))
-        }
-        todo = [file for file in inputs.files if file.name not in records]
+        if store.is_new:
+            progress.on_message(_model_in_words(settings, checkpoint))
+        inputs = replace(inputs, files=with_unique_names(inputs.files, store.names()))
+        records: dict[str, VideoRecord] = {}
+        for file in inputs.files:
+            if record := store.record(file.name, file.path):
+                records[file.name] = record
+                progress.on_video_kept(file, record)
+        left = [file for file in inputs.files if file.name not in records]
+        todo = [file for file in left if not file.problem]
         ahead = estimate(todo, settings, decoder)
         progress.on_start(inputs, len(records), ahead)
-        for file, record in work(store, todo, ahead):
+        failed = ((f, store.fail(f.name, f.path, f.problem)) for f in left if f.problem)
+        for file, record in chain(failed, work(store, todo, ahead)):
             records[file.name] = record
             progress.on_video_end(file, record)
         store.finish()
+        progress.on_end(store.others(records.keys()))
     return [records[file.name] for file in inputs.files]
+
+
+def _model_in_words(settings: Settings, checkpoint: Checkpoint) -> str:
+    """Name the model, and say what is to be known of it."""
+    bundled = settings.model == DEFAULT_MODEL
+    name = f"model {checkpoint.name}{' (bundled)' if bundled else ''}"
+    note = checkpoint.valence_arousal_note
+    other = "for the published one: emopipe models fetch emonet-8, then `model` emonet-8"
+    return f"{name}{', ' + note if note else ''}{'; ' + other if bundled else ''}"
 
 
 def available_cores() -> int:

@@ -43,6 +43,23 @@ class FileInfo:
     modified: float
 
 
+def printable(text: str) -> str:
+    r"""Write the bytes of a file name that are not UTF-8 as `\xff`: other text stays as it is.
+
+    No table or terminal takes such bytes.
+    """
+    return os.fsencode(text).decode(errors="backslashreplace")
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as the user means it: `~` at its start is their home folder.
+
+    A shell leaves it in `--out=~/results.parquet`, and Python does everywhere. A `~` before what is
+    no user's name stays.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 -- Path's raises for an unknown user
+
+
 class LocalStorage:
     """The file system of this machine. Every method may raise `OSError`."""
 
@@ -84,12 +101,12 @@ class LocalStorage:
         return os.access(folder, os.R_OK | os.X_OK)
 
     def resolve(self, path: Path) -> Path:
-        """Return the one absolute path of a file, however it was named."""
-        return path.resolve()
+        """Return the one absolute path of a file, however it was named; of a dead link, its own."""
+        return Path(os.path.realpath(path))  # Path.resolve raises for a link to itself
 
     def address(self, path: Path) -> str:
-        """Return a path's absolute form as text, links kept; bytes that are not UTF-8 replaced."""
-        return os.fsencode(path.absolute()).decode(errors="replace")
+        """Return a path's absolute form as `printable` text, links kept."""
+        return printable(str(path.absolute()))
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file for reading; it can seek."""

@@ -8,7 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from made_faces import face_clip
+from made_faces import FRAMES, face_clip
+
+import emopipe
+from emopipe.pipeline.media.decoder import Decoder
 
 PROJECT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).with_name("emopipe")
@@ -32,6 +35,24 @@ def here(tmp_path: Path) -> Path:
     (tmp_path / "clips").mkdir()
     shutil.copy(face_clip(tmp_path / "clips"), folder / "clip.mp4")
     return folder
+
+
+def test_any_name_that_a_file_may_have(here: Path) -> None:
+    """What libav, PyAV or the table would take for something else."""
+    names = ["12:30:45.mp4", "file:x.mp4", "http:x.mp4", "%03d.mp4", "#1 'a'.mp4", "*.mp4"]
+    raw = [name.encode() for name in names] + ([] if sys.platform == "darwin" else [b"bad\xff.mp4"])
+    for name in raw:
+        shutil.copy(here / "clip.mp4", os.fsdecode(os.fsencode(here) + b"/" + name))
+    (here / "clip.mp4").unlink()
+    Path(os.fsdecode(os.fsencode(here) + b"/no video\xff.mp4")).write_text("text")
+    results = emopipe.analyze(here, here / "results", stride=25, engine="local", landmarks="none")
+    videos = results.videos.set_index("video")
+    assert videos.error[r"no video\xff.mp4"].startswith(rf"{here}/no video\xff.mp4 is not a video")
+    assert results.rows.groupby("video", observed=True).size().to_dict() == {
+        name.decode(errors="backslashreplace"): 2 for name in raw
+    }
+    with Decoder() as decoder:
+        assert decoder.probe(here / names[0], names[0], "decord").frames == FRAMES
 
 
 def trap(folder: Path, names: tuple[str, ...]) -> None:

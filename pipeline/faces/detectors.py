@@ -22,6 +22,7 @@ from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.networks import BLAZEFACE_SIDE, Network
 from emopipe.pipeline.media.images import load_image
+from emopipe.pipeline.storage import user_path
 
 LONG_SIDE = 640
 """Default limit, in pixels, of a frame's longer side: larger frames are shrunk to it."""
@@ -175,7 +176,7 @@ def _weights_path(name: str, weights: Path | None) -> Path:
     """Return the path of one weights file; a detector's further files lie beside the given one."""
     if weights is None:
         return locate(name)
-    file = lookup(name)
+    file, weights = lookup(name), user_path(weights)
     if weights.is_dir():
         return weights / file.file
     return weights.with_name(file.file) if file.part_of else weights

@@ -50,7 +50,7 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self._reader = decord.VideoReader(
-                str(video.path), num_threads=threads, fault_tol=FAULT_TOLERANCE
+                f"file:{video.path}", num_threads=threads, fault_tol=FAULT_TOLERANCE
             )
         except Exception as error:  # its errors have no common base class
             raise BackendError(f"decord cannot open {video.path}: {WAY_OUT}") from error

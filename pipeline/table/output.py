@@ -3,18 +3,20 @@
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.pipeline.inputs import WORKING_SUFFIX
 from emopipe.pipeline.storage import storage_for
 from emopipe.pipeline.table.parts import row_groups, rows_by_video, write_table
 from emopipe.pipeline.table.results import (
     ResultsError,
     is_single_file,
+    present_videos_path,
     read_records,
     read_settings,
     videos_path,
@@ -42,6 +44,7 @@ class Output:
         self._description = description
         self._storage = storage_for(out)
         self._beside = videos_path(out)
+        self._beside_before = present_videos_path(out)
         self._single = is_single_file(out)
         self._layout = "file" if self._single else "folder"
 
@@ -58,21 +61,24 @@ class Output:
         """
         info = self._storage.stat(self._out)
         empty = info is None or (info.is_folder and not self._storage.children(self._out))
-        if self._storage.stat(self._beside) is None:
+        if info and info.is_file:
+            self._refuse_videos_table()
+        if self._storage.stat(self._beside_before) is None:
             if not empty and not replacing:
                 self._require_own_rows(resuming)
             return {}
         try:
-            description, records = read_settings(self._beside), read_records(self._beside)
+            description = read_settings(self._beside_before)
         except ResultsError:
             if replacing:
                 return {}
             raise
-        if description.get("layout", self._layout) != self._layout:
+        if description.get("layout") != self._layout:
             raise OutputError(
-                f"{self._beside} belongs to a {description['layout']} of the same name: choose "
-                f"another `out`"
+                f"{self._beside_before} belongs to another output, and {self._out} would take its "
+                f"place: choose another `out`"
             )
+        records = read_records(self._beside_before)
         if empty:
             return {}
         if not replacing:
@@ -100,14 +106,19 @@ class Output:
             )
 
     def place(
-        self, new: Mapping[str, VideoRecord], kept: Mapping[str, VideoRecord], replaced: Set[str]
+        self,
+        new: Mapping[str, VideoRecord],
+        kept: Mapping[str, VideoRecord],
+        replaced: Set[str],
+        moved: bool = False,
     ) -> list[VideoRecord]:
         """Put a run's rows and the records of all videos in place.
 
         Args:
             new: the records of this run's videos, whose rows lie in the working folder.
-            kept: the records in place.
+            kept: the records of the rows in place.
             replaced: names of the videos in place that go.
+            moved: whether some of `kept` say now where else their file lies.
 
         Returns:
             The records of all the output's videos, sorted by name.
@@ -118,7 +129,7 @@ class Output:
         records = sorted({**kept, **new}.values(), key=lambda record: record.video)
         with writing(self._out):
             exists = self._storage.stat(self._out) is not None
-            if new or not exists:
+            if new or moved or not exists:
                 if not self._single:
                     self._place_files(new, replaced)
                 elif not exists or replaced or _rows_change(new, kept):
@@ -126,7 +137,17 @@ class Output:
                 described = self._description | {"layout": self._layout}
                 table = videos_table(records, videos_schema(described))
                 self._put(self._beside, [table], table.schema)
+                if self._beside_before != self._beside:
+                    self._storage.remove(self._beside_before)
         return records
+
+    def _refuse_videos_table(self) -> None:
+        """Refuse to take the place of another output's videos table."""
+        with suppress(ResultsError):
+            if "layout" in read_settings(self._out):
+                raise OutputError(
+                    f"`out` {self._out} is the videos table of another output: name another file"
+                )
 
     def _require_own_rows(self, resuming: bool) -> None:
         """Refuse an output without its videos table, unless a run was stopped before that."""
@@ -182,7 +203,7 @@ class Output:
 
 def partial_path(out: Path) -> Path:
     """Return the working folder of an output."""
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + WORKING_SUFFIX)
 
 
 def partial_file(out: Path, name: str, suffix: str) -> Path:

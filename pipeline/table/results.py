@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from emopipe.emonet.arguments import did_you_mean, public
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import N_LANDMARKS
-from emopipe.pipeline.storage import storage_for
+from emopipe.pipeline.storage import storage_for, user_path
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
 
 if TYPE_CHECKING:  # writing needs no pandas, which takes half a second to load
     import pandas as pd
 
 _LANDMARKS = "landmarks"
+_VIDEOS = ".videos.parquet"
 
 
 class ResultsError(EmopipeError):
@@ -108,10 +109,9 @@ def read_results(
     out = _as_path(path)
     wanted_columns = _as_names(columns)
     wanted_videos = _as_names(videos)
+    _require_output(out)
     files, table_of_videos = _files(out), _table_of_videos(out)
-    if not files and table_of_videos is None:
-        raise ResultsError(f"{path} is neither a results file nor a folder with results in it")
-    schema = _schema(files[0]) if files else _schema_of(read_settings(videos_path(out)))
+    schema = _schema(files[0]) if files else _schema_of(read_settings(present_videos_path(out)))
     names = _names_to_read(wanted_columns, landmarks, schema, out)
     if wanted_videos is not None:
         _require_videos(wanted_videos, table_of_videos, files, out)
@@ -162,8 +162,26 @@ def read_table(path: Path) -> pa.Table:
 
 
 def videos_path(out: Path) -> Path:
-    """Return the path of an output's videos table, beside `results.parquet` or `results/`."""
-    return out.with_name(f"{out.stem if is_single_file(out) else out.name}.videos.parquet")
+    """Return the path of an output's videos table, beside `results.parquet` or `results/`.
+
+    The two may stand side by side: theirs are `results.videos.parquet` and
+    `results.folder.videos.parquet`. Not in the folder: `results/*.parquet` are the rows.
+    """
+    return out.with_name(f"{out.stem if is_single_file(out) else out.name + '.folder'}{_VIDEOS}")
+
+
+def present_videos_path(out: Path) -> Path:
+    """Return where an output's videos table lies: a folder's, of versions up to 0.1, as a file's.
+
+    Without any, it is `videos_path`.
+    """
+    path, old = videos_path(out), out.with_name(out.name + _VIDEOS)
+    if is_single_file(out) or not _is_file(old) or _is_file(path):
+        return path
+    with suppress(ResultsError):
+        if read_settings(old).get("layout") == "folder":
+            return old
+    return path
 
 
 def is_single_file(out: Path) -> bool:
@@ -176,11 +194,42 @@ def _is_folder(path: Path) -> bool:
     return info is not None and info.is_folder
 
 
+def _is_file(path: Path) -> bool:
+    info = storage_for(path).stat(path)
+    return info is not None and info.is_file
+
+
 def _as_path(path: str | os.PathLike[str]) -> Path:
-    if not os.fspath(path):
-        raise ResultsError("`path` is a results file or folder, not ''")
-    out = Path(path)  # "." gets the name that it has
-    return out if out.name not in ("", "..") else storage_for(out).resolve(out)
+    out = user_path(path)
+    if out.name in ("", ".."):  # "." gets the name that it has
+        out = storage_for(out).resolve(out)
+    if not os.fspath(path) or not out.name:
+        raise ResultsError(f"`path` is a results file or folder, not {os.fspath(path)!r}")
+    return out
+
+
+def _require_output(out: Path) -> None:
+    """Raise unless a path is that of an output."""
+    try:
+        info = storage_for(out).stat(out)
+        beside = _is_file(present_videos_path(out))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{out} cannot be read ({error})") from error
+    if out.name.endswith(_VIDEOS):
+        raise ResultsError(f"{out} is the videos table beside an output: read that, it has both")
+    if info is None and (is_single_file(out) or not beside):
+        raise ResultsError(f"{out}: there is no such file or folder")
+    if is_single_file(out) or beside:
+        return
+    children = storage_for(out).children(out)
+    outputs = [str(child) for child in children if _is_file(present_videos_path(child))]
+    if outputs:
+        raise ResultsError(f"{out} is no output itself: read {_few(sorted(outputs))}")
+    if not _files(out):
+        raise ResultsError(
+            f"{out} is neither a results file nor a folder with results in it: give what "
+            "`emopipe analyze` wrote, a file that ends in .parquet or a folder"
+        )
 
 
 def _as_names(names: str | Sequence[str] | None) -> list[str] | None:
@@ -202,7 +251,7 @@ def _files_of(videos: list[str], files: list[Path], out: Path) -> list[Path]:
 
 
 def _table_of_videos(out: Path) -> pa.Table | None:
-    beside = videos_path(out)
+    beside = present_videos_path(out)
     return read_table(beside) if storage_for(beside).stat(beside) else None
 
 

@@ -16,7 +16,7 @@ only by a whole one, and then removes the folder. Files are reached through `pip
 import json
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from emopipe.pipeline.inputs import RUN_FILE
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.storage import LockedError, storage_for
+from emopipe.pipeline.storage import LockedError, printable, storage_for
 from emopipe.pipeline.table.commit import OrderedRows, Transform, record_of
 from emopipe.pipeline.table.output import (
     Output,
@@ -43,13 +44,14 @@ from emopipe.pipeline.table.parts import (
     read_part,
     write_table,
 )
+from emopipe.pipeline.table.records import place_of, record_from, with_file
 from emopipe.pipeline.table.results import is_single_file
 from emopipe.pipeline.table.schema import VideoRecord, rows_schema
 
 _OTHER_SUFFIXES = {".csv", ".tsv", ".txt", ".json", ".xlsx", ".feather", ".arrow", ".pq", ".mp4"}
 """Suffixes that no folder has: whoever names such an output expects another format."""
 
-_LOCK, _RUN = "lock", "run.json"
+_LOCK = "lock"
 
 
 class Store:
@@ -78,34 +80,55 @@ class Store:
         self._transforms = transforms
         self._storage = storage_for(out)
         self._partial = partial_path(out)
-        self._run = self._partial / _RUN
+        self._run = self._partial / RUN_FILE
         self._output = Output(out, self.schema, description)
         self._kept: dict[str, VideoRecord] = {}
         self._new: dict[str, VideoRecord] = {}
         self._replaced: Set[str] = frozenset()
+        self._resuming = self._moved = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no earlier run has left records or unfinished work here that this one keeps."""
+        return not (self._kept or self._new or self._resuming)
+
+    def names(self) -> dict[Path, str]:
+        """Return the name of each recorded input by its file's resolved path."""
+        # Where older versions recorded a file twice, the name with rows counts.
+        records = sorted(self._records().values(), key=lambda record: record.status != "failed")
+        return {place: record.video for record in records if (place := place_of(record))}
+
+    def others(self, named: Set[str]) -> list[VideoRecord]:
+        """Return the records of the output's inputs that are not among the named ones."""
+        return [record for name, record in sorted(self._records().items()) if name not in named]
 
     def record(self, name: str, file: Path) -> VideoRecord | None:
         """Return the record of an input that is finished, or None if it is to be analyzed.
 
-        An input that failed in an earlier run is to be analyzed, and one whose size or modification
-        time is not the recorded one; where only the time differs its content decides.
+        An input that failed is to be analyzed, and one whose size or modification time is not the
+        recorded one; where only the time or the path differs its content decides. An input whose
+        file is gone since is finished: its rows may be all that is left of it.
 
         Raises:
             OutputError: the output holds another input of that name.
         """
         record = self._new.get(name) or self._kept.get(name)
-        if record is None or (record.status == "failed" and name not in self._new):
+        if record is None or record.status == "failed":
             return None
         storage = storage_for(file)
+        same_place = storage.resolve(file) == place_of(record)
         try:
             info = storage.stat(file)
-            if info is None or (record.bytes, record.modified) == (info.size, info.modified):
+            known = info is None or (record.bytes, record.modified) == (info.size, info.modified)
+            if same_place and known:
                 return record
-            if record.bytes == info.size and record.sha256 == storage.sha256(file):
+            if info and record.bytes == info.size and record.sha256 == storage.sha256(file):
+                return self._note_moved(record, file)
+        except OSError as error:
+            if same_place:
                 return record
-        except OSError:
-            return record
-        if record.path != storage.address(file):
+            raise OutputError(f"{file} cannot be read ({error.strerror}): check it") from error
+        if not same_place:
             raise OutputError(
                 f"{self.out} holds the rows of another {name} ({record.path}): choose another "
                 f"`out`, or name both inputs in one command"
@@ -187,7 +210,7 @@ class Store:
             with self._storage.write(self._file(video.name, ".parquet")) as file:
                 write_table(file, rows.tables(contents), self.schema)
             record = record_of(video, wanted, rows, self._description["settings"].get("end"))
-            self._commit(_with_file(record, video.path))
+            self._commit(with_file(record, video.path))
             with suppress(OSError):  # the video is committed, whatever is left
                 self._storage.remove_tree(self._partial / part_key(video))
         return self._new[video.name]
@@ -195,7 +218,7 @@ class Store:
     def fail(self, name: str, file: Path, error: str) -> VideoRecord:
         """Commit an input that has no rows, with the reason."""
         with writing(self.out):
-            self._commit(_with_file(VideoRecord(name, "failed", error), file))
+            self._commit(with_file(VideoRecord(name, "failed", printable(error)), file))
             # There may be rows of an earlier content.
             self._storage.remove(self._file(name, ".parquet"))
         return self._new[name]
@@ -209,7 +232,7 @@ class Store:
         Raises:
             OutputError: they cannot be written.
         """
-        records = self._output.place(self._new, self._kept, self._replaced)
+        records = self._output.place(self._new, self._kept, self._replaced, self._moved)
         with writing(self.out):
             # In this order: a run killed after the first line does not take the records for work
             # on results that it replaces; after the second, none looks for rows that are gone.
@@ -220,12 +243,12 @@ class Store:
 
     def _prepare(self, overwrite: bool) -> None:
         """Resume what an earlier run left, or refuse it."""
-        resuming = self._storage.stat(self._run) is not None and not overwrite
-        earlier_run = json.loads(self._storage.read(self._run)) if resuming else None
+        self._resuming = self._storage.stat(self._run) is not None and not overwrite
+        earlier_run = json.loads(self._storage.read(self._run)) if self._resuming else None
         replacing = earlier_run["replacing"] if earlier_run else overwrite
         if earlier_run:
             self._output.refuse_other_settings(earlier_run["description"])
-        earlier = self._output.earlier_records(replacing, resuming)
+        earlier = self._output.earlier_records(replacing, self._resuming)
         # Not before: a run that is refused must leave the work of the other one alone.
         if overwrite:
             self._wipe()
@@ -237,8 +260,18 @@ class Store:
         else:
             self._kept = earlier
         for path in self._record_files():
-            record = _record(json.loads(self._storage.read(path)))
+            record = record_from(json.loads(self._storage.read(path)))
             self._new[record.video] = record
+
+    def _records(self) -> dict[str, VideoRecord]:
+        return self._kept | self._new
+
+    def _note_moved(self, record: VideoRecord, file: Path) -> VideoRecord:
+        """Record where a file of known content lies now, so that it is not hashed every time."""
+        moved = with_file(record, file)
+        (self._new if record.video in self._new else self._kept)[record.video] = moved
+        self._moved = True
+        return moved
 
     def _commit(self, record: VideoRecord) -> None:
         self._write_json(self._file(record.video, ".json"), asdict(record))
@@ -259,7 +292,7 @@ class Store:
         """
         self._forget_records()
         for path in self._storage.children(self._partial):
-            if path.name not in (_LOCK, _RUN):
+            if path.name not in (_LOCK, RUN_FILE):
                 self._remove(path)
 
     def _remove(self, path: Path) -> None:
@@ -343,24 +376,5 @@ def part_key(video: Video) -> str:
 def _tidy(partial: Path) -> None:
     """Remove a working folder that holds no work."""
     storage = storage_for(partial)
-    if {path.name for path in storage.children(partial)} <= {_LOCK, _RUN}:
+    if {path.name for path in storage.children(partial)} <= {_LOCK, RUN_FILE}:
         storage.remove_tree(partial)
-
-
-def _with_file(record: VideoRecord, file: Path) -> VideoRecord:
-    """Add what is known of the input's file; its size only where the record lacks it."""
-    storage = storage_for(file)
-    info = None
-    with suppress(OSError):  # it may be gone by now: that is not the output's fault
-        info = storage.stat(file)
-    return replace(
-        record,
-        bytes=info.size if info and record.bytes is None else record.bytes,
-        modified=info.modified if info else None,
-        path=storage.address(file),
-    )
-
-
-def _record(content: dict[str, Any]) -> VideoRecord:
-    missing = tuple(tuple(pair) for pair in content["missing"])
-    return VideoRecord(**content | {"missing": missing, "notes": tuple(content["notes"])})

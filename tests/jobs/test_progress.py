@@ -72,6 +72,56 @@ def test_skipped_files_the_estimate_and_failures_are_printed(clip, shown, printe
     assert (progress.frames, progress.faces) == (60, 55)
 
 
+@pytest.mark.parametrize(
+    ("done", "inputs", "says"),
+    [(1, 1, "the input was done"), (3, 3, "all 3 inputs were"), (1, 3, "1 of 3 inputs was")],
+)
+def test_what_an_earlier_run_did_is_said_in_a_sentence(clip, shown, printed, done, inputs, says):
+    files = tuple(InputFile(clip.path, f"{n}.mp4") for n in range(inputs))
+    with shown() as progress:
+        progress.on_start(Inputs(files, ()), done, ESTIMATE)
+    assert f"{says}" in printed.getvalue() and "done by an earlier run" in printed.getvalue()
+
+
+def test_after_a_resume_the_counters_go_on_from_what_is_done(clip, printed):
+    """Three inputs of one size: one done, one with 50 of its 100 frames, one to do."""
+    files = tuple(InputFile(clip.path, name) for name in ("done.mp4", "half.mp4", "new.mp4"))
+    console = Console(file=printed, width=200, force_terminal=True)
+    with RunProgress(console) as progress:
+        progress.on_video_kept(files[0], VideoRecord("done.mp4", "ok", frames=70))
+        progress.on_start(Inputs(files, ()), 1, ESTIMATE)
+        time.sleep(0.3)
+        assert "33 %" not in printed.getvalue()
+        progress.on_video_start(video(files[1]), 100, 50)
+        time.sleep(0.3)
+        assert "1/3 videos · 50 frames" in printed.getvalue()
+        assert "50 %" in printed.getvalue()
+        progress.on_span(video(files[1]), 50, 50)
+        progress.on_video_end(files[1], VideoRecord("half.mp4", "ok", frames=100))
+        time.sleep(0.3)
+    assert "2/3 videos · 100 frames" in printed.getvalue()
+    assert "67 %" in printed.getvalue()
+    assert (progress.frames, progress.frames_before) == (50, 120)
+
+
+def test_many_inputs_that_cannot_be_looked_at_are_counted(shown, printed):
+    with shown() as progress:
+        files = tuple(InputFile(Path(f"{n}.srt"), f"{n}.srt", "It is text.") for n in range(200))
+        progress.on_start(Inputs(files, ()), 0, ESTIMATE)
+        for file in files:
+            progress.on_video_end(file, VideoRecord(file.name, "failed", file.problem))
+        progress.on_end([])
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 6
+    assert lines[-1].startswith("failed: 195 more .srt inputs")
+
+
+def test_names_that_no_terminal_takes_are_printed(shown, printed):
+    with shown() as progress:
+        progress.on_message("bad\udcff.mp4 is broken")
+    assert printed.getvalue() == "bad\\xff.mp4 is broken\n"
+
+
 def test_a_dry_run_ends_before_the_first_video(clip, shown):
     with shown(dry_run=True) as progress, pytest.raises(DryRunError) as stopped:
         progress.on_start(Inputs((clip,), ()), 0, ESTIMATE)

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from emopipe import analyze as analyze_videos
 from emopipe.emonet.checkpoint import random_weights, save
+from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import rules_of
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.jobs.cli import main
@@ -34,6 +35,7 @@ from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.inputs import Inputs
 from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.store import Store
 
 BOX = ["x1", "y1", "x2", "y2"]
 
@@ -87,18 +89,147 @@ def test_failed_inputs_are_3_and_named_with_the_rest_done(here: Path, media: Pat
     result = analyze(media / "bad.mp4", "notes.md", media / "two.png", "--json")
     assert result.exit_code == 3
     assert "failed: bad.mp4:" in result.stderr and "is empty" in result.stderr
-    assert "notes.md was skipped" in result.stderr
+    assert "failed: notes.md: notes.md was skipped" in result.stderr
     summary = json.loads(result.stdout)
     assert {key: summary[key] for key in ("inputs", "ok", "partial", "failed")} == {
-        "inputs": 2,
+        "inputs": 3,
         "ok": 1,
         "partial": 0,
-        "failed": 1,
+        "failed": 2,
     }
     assert (summary["frames"], summary["faces"]) == (1, 2)
     assert summary["results"] == "results.parquet" and Path(summary["videos"]).exists()
-    assert list(summary["problems"]) == ["bad.mp4"]
+    assert sorted(summary["problems"]) == ["bad.mp4", "notes.md"]
     assert "is empty" in summary["problems"]["bad.mp4"]
+    videos = read_results("results.parquet").videos.set_index("video")
+    assert videos.status["notes.md"] == "failed" and "convert it" in videos.error["notes.md"]
+
+
+def test_a_missing_line_of_a_list_is_3_and_the_others_are_done(here: Path, media: Path) -> None:
+    Path("list.txt").write_text(f'gone.mp4\n"{media / "two.png"}"\nhttps://example.org/x.mp4\n')
+    result = analyze("list.txt")
+    assert result.exit_code == 3
+    assert "1 ok, 0 partial, 2 failed: 1 frames, 2 faces" in result.stdout
+    assert "failed: gone.mp4: gone.mp4 does not exist" in result.stderr
+
+
+def test_a_line_whose_file_was_deleted_after_its_analysis_is_done(here: Path, media: Path) -> None:
+    """Its rows may be all that is left of it."""
+    shutil.copy(media / "two.png", "old.png")
+    Path("list.txt").write_text(f"old.png\n{media / 'two.png'}\n")
+    assert analyze("list.txt").exit_code == 0
+    Path("old.png").unlink()
+    result = analyze("list.txt")
+    assert result.exit_code == 0 and "all 2 inputs were done" in result.stderr
+    assert len(read_results("results.parquet").rows) == 2 + 2
+
+
+def told(result: Result) -> tuple[int, int]:
+    """The frames that a summary tells of: those of its inputs, and others in the results."""
+    summary = json.loads(result.stdout)
+    return summary["frames"], summary["others"]["frames"]
+
+
+def frames_of(results: str) -> dict[str, int]:
+    """How many frames each video has in the results."""
+    rows = read_results(results).rows
+    return rows.groupby("video", observed=True).frame.nunique().to_dict()
+
+
+def test_a_file_that_is_added_renames_no_other(here: Path, media: Path) -> None:
+    picture = media / "two.png"
+    for name in ("mon/p01.png", "mon/p02.png", "tue/p03.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(picture, name)
+    assert told(analyze("mon", "tue", "--json")) == (3, 0)
+    shutil.copy(picture, "tue/p01.png")
+    shutil.copy(picture, "mon/p03.png")
+    assert told(analyze("mon", "tue", "--json")) == (5, 0)
+    assert frames_of("results.parquet").keys() == {
+        *("p01.png", "p02.png", "mon/p03.png", "p03.png", "tue/p01.png")
+    }
+    assert told(analyze("tue", "--json")) == (2, 3)
+    paths = read_results("results.parquet").videos.path
+    assert len(set(paths)) == len(paths) == 5
+
+
+def test_what_else_the_results_hold_is_told(here: Path, media: Path) -> None:
+    folder = Path("videos")
+    folder.mkdir()
+    shutil.copy(media / "two.png", folder / "a.png")
+    shutil.copy(media / "two.png", folder / "b.png")
+    assert "also in the results" not in analyze("videos").stdout
+    (folder / "a.png").unlink()
+    result = analyze("videos")
+    assert "1 ok, 0 partial, 0 failed: 1 frames, 2 faces, all by an earlier run\n" in result.stdout
+    assert "also in the results: 1 input of earlier runs not named here (its file is gone): " in (
+        result.stdout
+    )
+    assert "1 frames, 2 faces; --overwrite leaves them out" in result.stdout
+    assert len(read_results("results.parquet").rows) == 2 + 2
+
+
+def test_what_failed_before_a_stop_is_tried_again(
+    here: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("a.png").write_text("the disk is away")
+    shutil.copy(media / "two.png", "b.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "finish", interrupted)
+        assert analyze("a.png", "b.png").exit_code == 130
+    shutil.copy(media / "two.png", "a.png")
+    result = analyze("a.png", "b.png")
+    assert "1 of 2 inputs was done by an earlier run" in result.stderr
+    assert result.exit_code == 0 and frames_of("results.parquet") == {"a.png": 1, "b.png": 1}
+
+
+def test_a_run_says_what_is_new_in_it(here: Path, media: Path) -> None:
+    first, second, third = (
+        analyze(*names, "--stride", "25")
+        for names in (
+            [media / "two.png"],
+            [media / "two.png"],
+            [media / "two.png", media / "face.mp4"],
+        )
+    )
+    line = "model emonet-lite (bundled), valence and arousal derived from the emotion; for the"
+    assert line in first.stderr and "--model emonet-8" in first.stderr
+    assert "frames/s" in first.stdout
+    assert "model" not in second.stderr + third.stderr
+    assert "1 frames, 2 faces, all by an earlier run\n" in second.stdout
+    assert "frames/s" not in second.stdout
+    assert "3 frames, 4 faces, 1 of the frames by an earlier run, the others in" in third.stdout
+
+
+def test_another_model_is_named_too(here: Path, media: Path) -> None:
+    save(*random_weights(0, EMOTIONS_8, 16, 64), Path("random.safetensors"))
+    result = analyze(media / "two.png", "--model", "random.safetensors")
+    assert "model random, valence and arousal mean nothing\n" in result.stderr
+
+
+def test_the_home_folder_in_every_place(
+    here: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = here / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copy(media / "two.png", home)
+    save(*random_weights(0, EMOTIONS_8, 16, 64), home / "random.safetensors")
+    options = ["--out=~/r.parquet", "--model=~/random.safetensors"]
+    assert analyze("~/two.png", *options).exit_code == 0
+    results = analyze_videos("~/two.png", "~/python.parquet", model="~/random.safetensors")
+    assert len(read_results("~/python.parquet").rows) == len(results.rows) == 2
+    assert {path.name for path in home.glob("*.parquet")} == {
+        *("r.parquet", "r.videos.parquet", "python.parquet", "python.videos.parquet")
+    }
+    assert [path.name for path in here.iterdir()] == ["home"]
+    result = analyze("~/two.png", "--detector=yunet", "--detector-weights=~/yunet")
+    assert f"{home}/yunet does not exist" in result.stderr
+    with pytest.raises(EmopipeError, match=f"{home}/yunet does not exist"):
+        analyze_videos("~/two.png", detector="yunet", detector_weights="~/yunet")
 
 
 def test_quiet_prints_failures_only(here: Path, media: Path) -> None:
@@ -125,7 +256,8 @@ def traps(here: Path, media: Path) -> None:
         ("absent.mp4", "absent.mp4 does not exist"),
         ("no*.mp4", "Nothing matches no*.mp4"),
         ("folder", "folder holds no video"),
-        ("notes.md", "notes.md was skipped"),
+        ("mine.parquet", "mine.parquet is a table"),
+        ("https://example.org/clip.mp4", "is a URL"),
         ("two.png --out notes.md/results.parquet", "cannot be written"),
         ("two.png --out .", "has no name of its own"),
         ("two.png --out mine.parquet", "choose another --out"),
@@ -180,7 +312,7 @@ def test_other_settings_are_refused_and_harm_nothing(here: Path, media: Path) ->
     assert result.exit_code == 2 and "crop was square and is box" in result.stderr
     assert Path("results.parquet").read_bytes() == before
     result = analyze(media / "two.png")
-    assert result.exit_code == 0 and "1 of 1 inputs were done" in result.stderr
+    assert result.exit_code == 0 and "the input was done by an earlier run" in result.stderr
 
 
 def test_a_dry_run_prints_the_estimate_and_leaves_nothing(here: Path, media: Path) -> None:
@@ -196,8 +328,10 @@ def test_a_folder_as_output_gets_one_file_a_video(here: Path, media: Path) -> No
     assert analyze(media / "face.mp4", media / "two.png", *options).exit_code == 0
     files = sorted(path.name for path in Path("results").iterdir())
     assert files == ["face.mp4.parquet", "two.png.parquet"]
-    assert Path("results.videos.parquet").exists()
     assert len(read_results("results").rows) == 2 + 2
+    assert analyze(media / "two.png").exit_code == 0  # to results.parquet, beside it
+    assert len(read_results("results.parquet").videos) == 1
+    assert len(read_results("results").videos) == 2
 
 
 @pytest.fixture
@@ -226,7 +360,7 @@ def test_every_option_reaches_its_setting(
     common = shlex.split(
         "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
-        "--backend decord "
+        "--backend decord --no-deinterlace "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
         "--faces-per-batch 7 --threads 3"
     )
@@ -240,6 +374,7 @@ def test_every_option_reaches_its_setting(
         detect_size=320,
         selection=Selection(0.7, 30.0, 3, "largest", (1.0, 2.0, 3.0, 4.0)),
         backend="decord",
+        deinterlace=False,
         crop="box",
         stride=5,
         start=1.5,
@@ -414,6 +549,7 @@ def test_ctrl_c_is_130_leaves_no_process_and_the_same_command_resumes(
     assert again.returncode == 0
     assert "of 12 inputs were done by an earlier run" in again.stderr
     assert "12 ok, 0 partial, 0 failed: 60 frames, 60 faces" in again.stdout
+    assert "of the frames by an earlier run, the others in" in again.stdout
     assert len(read_results("results.parquet").rows) == 12 * 5
 
 

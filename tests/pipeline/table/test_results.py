@@ -18,7 +18,7 @@ from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.predictor import Predictions
 from emopipe.pipeline.table import parts
-from emopipe.pipeline.table.results import ResultsError, read_records, read_results
+from emopipe.pipeline.table.results import ResultsError, read_records, read_results, videos_path
 from emopipe.pipeline.table.schema import (
     VideoRecord,
     rows_schema,
@@ -216,7 +216,7 @@ def test_what_cannot_be_read_is_a_sentence(output, arguments, says):
 
 
 def test_videos_are_known_without_the_videos_table(output):
-    (output.parent / "results.videos.parquet").unlink()
+    videos_path(output).unlink()
     assert len(read_results(output, videos=["b/clip.mp4"]).rows) == 60
     assert read_results(output).videos is None
     with pytest.raises(ResultsError, match=r"did you mean b/clip\.mp4\?"):
@@ -242,8 +242,32 @@ def test_files_of_two_outputs_are_not_mixed(output):
     with pytest.raises(ResultsError, match="neither a results file nor a folder"):
         read_results(elsewhere)
     if output.suffix:
+        (output.parent / "other.parquet").write_bytes(videos_path(output).read_bytes())
+        videos_path(output).unlink()
         with pytest.raises(ResultsError, match="are not of one output"):
             read_results(output.parent)
+
+
+def test_what_lies_around_an_output_is_told_from_it(output, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("video,time\n")
+    no_output = "neither a results file nor a folder with results in it: give what"
+    for path, complaint in {
+        output.parent: rf"is no output itself: read {output}$",
+        videos_path(output): "is the videos table beside an output: read that",
+        tmp_path / "empty": no_output,
+        tmp_path / "table.csv": no_output,
+        tmp_path / "absent.parquet": r"absent\.parquet: there is no such file or folder",
+        tmp_path / "absent": "there is no such file or folder",
+        Path("/"): "`path` is a results file or folder, not '/'",
+        Path("a\0b"): "cannot be read",
+        Path("x" * 999): "cannot be read",
+    }.items():
+        with pytest.raises(ResultsError, match=complaint):
+            read_results(path)
+    monkeypatch.chdir(output.parent)
+    with pytest.raises(ResultsError, match="is no output itself: read"):
+        read_results(".")
 
 
 def test_results_are_shown_in_a_few_lines(output):

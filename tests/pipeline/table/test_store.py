@@ -1,6 +1,8 @@
 """Outputs are written as a whole, resumed, and never mixed."""
 
 import itertools
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table import parts as parts_module
 from emopipe.pipeline.table.output import OutputError, partial_path
-from emopipe.pipeline.table.results import ResultsError, read_records, read_results
+from emopipe.pipeline.table.results import ResultsError, read_records, read_results, videos_path
 from emopipe.pipeline.table.schema import span_rows
 from emopipe.pipeline.table.store import Store, open_store, part_key
 
@@ -65,7 +67,7 @@ def test_an_output_holds_all_videos_sorted_and_nothing_is_left_beside(out, tmp_p
     if out.suffix:
         assert rows(out) == expected
     assert [r.video for r in records] == ["a.mp4", "a/c.mp4", "b.mp4"]
-    assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+    assert {p.name for p in out.parent.iterdir()} == {out.name, videos_path(out).name}
 
 
 def test_a_stopped_run_resumes(out, tmp_path):
@@ -111,7 +113,7 @@ def test_finished_videos_stay_and_new_ones_are_added(out, tmp_path):
         do(store, new)
         store.finish()
     assert len(rows(out)) == 3 * SPAN * (2 + 1)
-    assert [r.video for r in read_records(out.parent / "results.videos.parquet")] == [
+    assert [r.video for r in read_records(videos_path(out))] == [
         "b.mp4",
         "m.mp4",
     ]
@@ -249,7 +251,7 @@ def test_a_run_killed_at_any_moment_is_resumed(tmp_path, killer, layout, before)
             with opened(out, True, stride=1) as store:
                 work(store)
         assert sorted(rows(out)) == expected
-        assert {p.name for p in out.parent.iterdir()} == {out.name, "results.videos.parquet"}
+        assert {p.name for p in out.parent.iterdir()} == {out.name, videos_path(out).name}
     assert changes > 10
 
 
@@ -354,24 +356,57 @@ def test_an_empty_folder_is_a_place_for_results(tmp_path):
     assert len(rows(out)) == 3 * SPAN
 
 
-def test_a_file_and_a_folder_of_one_name_do_not_share_a_videos_table(tmp_path):
+def test_a_file_and_a_folder_of_one_name_lie_side_by_side(tmp_path):
     file, folder = tmp_path / "results.parquet", tmp_path / "results"
-    for first, second in ((file, folder), (folder, file)):
-        with opened(first) as store:
-            do(store, a_video(tmp_path, "a.mp4"))
-            store.finish()
-        with pytest.raises(OutputError, match="of the same name"), opened(second, overwrite=True):
-            pass
-        (tmp_path / "results.videos.parquet").unlink()
+    # Both are at work before one of them is in place.
+    with opened(file, stride=1) as one, opened(folder, stride=5) as other:
+        do(one, a_video(tmp_path, "a.mp4"))
+        do(other, a_video(tmp_path, "b.mp4"))
+        one.finish()
+        other.finish()
+    for out, name in ((file, "a.mp4"), (folder, "b.mp4")):
+        assert read_results(out).videos.video.tolist() == [name]
+        assert {video for video, _ in rows(out)} == {name}
+
+
+def test_the_videos_table_of_a_folder_of_an_earlier_version_is_found(tmp_path):
+    file, folder = tmp_path / "results.parquet", tmp_path / "results"
+    with opened(folder) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    videos_path(folder).rename(tmp_path / "results.videos.parquet")
+    assert read_results(folder).videos.video.tolist() == ["a.mp4"]
+    with pytest.raises(OutputError, match="belongs to another output"), opened(file):
+        pass
+    with opened(folder) as store:
+        do(store, a_video(tmp_path, "b.mp4"))
+        store.finish()
+    assert not (tmp_path / "results.videos.parquet").exists()
+    assert read_results(folder).videos.video.tolist() == ["a.mp4", "b.mp4"]
+
+
+def test_results_never_take_the_place_of_a_videos_table(tmp_path):
+    rows_named_so, theirs = tmp_path / "x.videos.parquet", tmp_path / "x.parquet"
+    with opened(theirs) as store:
+        do(store, a_video(tmp_path, "a.mp4"))
+        store.finish()
+    with (
+        pytest.raises(OutputError, match="is the videos table of another output"),
+        opened(rows_named_so, overwrite=True),
+    ):
+        pass
+    theirs.rename(rows_named_so)
+    with pytest.raises(OutputError, match="belongs to another output"), opened(theirs):
+        pass
 
 
 def test_a_damaged_videos_table_can_be_overwritten(out, tmp_path):
-    video, beside = a_video(tmp_path, "a.mp4"), out.parent / "results.videos.parquet"
+    video, beside = a_video(tmp_path, "a.mp4"), videos_path(out)
     with opened(out) as store:
         do(store, video)
         store.finish()
     beside.write_bytes(beside.read_bytes()[:-100])
-    with pytest.raises(ResultsError, match=r"results\.videos\.parquet"), opened(out):
+    with pytest.raises(ResultsError, match=re.escape(beside.name)), opened(out):
         pass
     with opened(out, overwrite=True) as store:
         do(store, video)
@@ -457,6 +492,70 @@ def test_another_file_of_the_same_name_is_not_taken_for_a_changed_one(out, tmp_p
     other = a_video(tmp_path / "tuesday", "clip.mp4", frames=SPAN)
     with opened(out) as store, pytest.raises(OutputError, match=r"another clip\.mp4"):
         store.record("clip.mp4", other.path)
+
+
+def test_another_file_of_the_same_name_size_and_time_is_another(out, tmp_path):
+    video = a_video(tmp_path / "monday", "clip.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    other = tmp_path / "tuesday" / "clip.mp4"
+    other.parent.mkdir()
+    other.write_text(video.path.read_text().swapcase())
+    times = video.path.stat()
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (other.stat().st_size, other.stat().st_mtime) == (times.st_size, times.st_mtime)
+    with opened(out) as store, pytest.raises(OutputError, match=r"another clip\.mp4"):
+        store.record("clip.mp4", other)
+
+
+def test_a_moved_file_is_known_by_its_content_and_recorded_where_it_is(out, tmp_path):
+    video = a_video(tmp_path / "disk", "clip.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    before = rows(out)
+    (tmp_path / "disk").rename(tmp_path / "archive")
+    moved = tmp_path / "archive" / "clip.mp4"
+    for _ in range(2):
+        with opened(out) as store:
+            assert store.record("clip.mp4", moved).path == str(moved)
+            store.finish()
+        assert rows(out) == before
+        assert read_results(out).videos.path.tolist() == [str(moved)]
+
+
+def test_a_file_that_is_gone_is_finished_and_its_rows_stay(out, tmp_path):
+    video = a_video(tmp_path, "clip.mp4")
+    with opened(out) as store:
+        do(store, video)
+        store.finish()
+    video.path.unlink()
+    with opened(out) as store:
+        assert store.record("clip.mp4", video.path).frames == 3 * SPAN
+
+
+def test_an_input_that_failed_before_a_stop_is_tried_again(out, tmp_path):
+    bad = a_video(tmp_path, "bad.mp4")
+    with opened(out) as store:
+        store.fail("bad.mp4", bad.path, "the disk was away")
+    with opened(out) as store:
+        assert store.record("bad.mp4", bad.path) is None
+
+
+def test_an_output_knows_its_inputs_by_their_files(out, tmp_path):
+    day, night = a_video(tmp_path / "day", "a.mp4"), a_video(tmp_path / "night", "b.mp4")
+    with opened(out) as store:
+        assert store.is_new
+        do(store, day)
+        store.finish()
+    (tmp_path / "link").symlink_to(tmp_path / "day")
+    with opened(out) as store:
+        assert not store.is_new
+        do(store, night)
+        assert store.names() == {day.path: "a.mp4", night.path: "b.mp4"}
+        assert store.record("a.mp4", tmp_path / "link" / "a.mp4") is not None
+        assert [record.video for record in store.others({"b.mp4"})] == ["a.mp4"]
 
 
 def test_overwriting_with_a_failure_leaves_no_old_rows(out, tmp_path):
