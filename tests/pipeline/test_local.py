@@ -230,6 +230,9 @@ def failing(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     (folder / "text.mp4").write_text("Not a video at all.\n" * 50)
     (folder / "text.png").write_text("Not a picture at all.\n")
     (folder / "truncated.mp4").write_bytes(content[: len(content) * 6 // 10])
+    # Without B-frames: of a group that is cut the last frame may be there, but not the ones before.
+    ffmpeg("-i", clip, "-c:v", "libx264", "-bf", "0", "-crf", "10", folder / "truncated.mkv")
+    os.truncate(folder / "truncated.mkv", (folder / "truncated.mkv").stat().st_size * 6 // 10)
     # What a camera leaves that writes the index last and lost its power.
     ffmpeg("-i", clip, "-c", "copy", folder / "no_index.mp4")
     os.truncate(folder / "no_index.mp4", content.index(b"mdat"))
@@ -280,7 +283,11 @@ def test_the_other_videos_are_done(failing: Results) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("truncated.mp4", "cut short"), ("corrupt.mp4", "sampled frames are missing")],
+    [
+        ("truncated.mp4", "cut short"),
+        ("truncated.mkv", "cut short"),
+        ("corrupt.mp4", "sampled frames are missing"),
+    ],
 )
 def test_the_good_frames_of_a_damaged_video_are_delivered(
     failing: Results, name: str, says: str
