@@ -9,6 +9,3 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # What its processes report (that a worker died, say) it would print to standard output, among ours.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-
-EXIT_INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells count."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import psutil
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import check_settings, documented, setting
+from emopipe.jobs.interrupts import handlers_kept
 from emopipe.pipeline.run import available_cores
 
 if TYPE_CHECKING:  # the command line shows its help without Ray, which takes a second to load
@@ -30,6 +37,12 @@ OBJECT_STORE_BYTES = 2**30
 ORPHANED_S = 10
 """Ray's processes end when they have not reached their control process for this long, because the
 driver was killed. Ray's own default leaves them behind for a minute."""
+
+TEMPORARY_BYTES = 2**25
+"""What Ray's temporary folder must have free: the logs and sockets of a start are a few MiB."""
+
+LOOPBACK_S = 5.0
+"""The loopback interface answers within microseconds, or not at all."""
 
 MONITOR = "ray/autoscaler/_private/monitor.py"
 
@@ -92,24 +105,27 @@ def ray_session(options: ClusterOptions, otherwise: str) -> Iterator[None]:
         otherwise: ends the sentence where Ray does not start: what works without it.
 
     Raises:
-        ClusterError: no cluster answers at that address.
+        ClusterError: no cluster answers at that address, or Ray does not start here.
     """
     import ray
 
-    initialized = ray.is_initialized()
-    if not initialized:
-        _start_or_join(options, otherwise)
+    if ray.is_initialized():
+        yield
+        return
     try:
+        with handlers_kept():
+            _start_or_join(options, otherwise)
         yield
     finally:
-        if not initialized:
-            _end_monitor()
-            ray.shutdown()
+        _end_monitor()
+        ray.shutdown()
 
 
 def _start_or_join(options: ClusterOptions, otherwise: str) -> None:
     import ray
 
+    if not options.address:
+        check_surroundings(otherwise)
     started_here = (
         {}
         if options.address
@@ -132,6 +148,46 @@ def _start_or_join(options: ClusterOptions, otherwise: str) -> None:
         where = f"`address` {options.address}" if options.address else "Ray on this machine"
         raise ClusterError(
             f"{where} does not start or answer ({str(error).splitlines()[0]}); {otherwise}"
+        ) from error
+
+
+def check_surroundings(otherwise: str) -> None:
+    """Check what Ray's processes need: without it they wait for each other for half a minute.
+
+    Args:
+        otherwise: ends the sentence, see `ray_session`.
+
+    Raises:
+        ClusterError: Ray's temporary folder is full, or the loopback interface is down.
+    """
+    # Ray looks for it in these places.
+    named = [os.environ.get(name, "") for name in ("RAY_TMPDIR", "TMPDIR")]
+    folder = next((Path(one) for one in named if one), Path("/tmp"))
+    way_out = f"set RAY_TMPDIR to another folder, or {otherwise}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(mmap.PAGESIZE))
+    except OSError as error:
+        raise ClusterError(
+            f"Ray's temporary folder {folder} cannot be written ({error.strerror}); {way_out}"
+        ) from error
+    if free < TEMPORARY_BYTES:
+        raise ClusterError(
+            f"Ray's temporary folder {folder} is full ({free / 2**20:.0f} MiB free, "
+            f"{TEMPORARY_BYTES >> 20} needed); {way_out}"
+        )
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), LOOPBACK_S),
+        ):
+            pass
+    except OSError as error:
+        raise ClusterError(
+            f"Ray's processes cannot reach each other at 127.0.0.1 ({error.strerror}); is the "
+            f"loopback interface up (ip link set lo up)? {otherwise}"
         ) from error
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emopipe.emonet.arguments import did_you_mean
-from emopipe.jobs.cluster import ENGINES, ClusterError, ClusterOptions
+from emopipe.jobs.cluster import (
+    ENGINES,
+    WITHOUT_RAY,
+    ClusterError,
+    ClusterOptions,
+    check_surroundings,
+    ray_session,
+)
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.decoder import Decoder
@@ -123,6 +130,11 @@ def _run_estimated(
 
         def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:
             on_ray, why = repays_ray(estimate.frames, available_cores())
+            if on_ray:
+                try:
+                    check_surroundings(WITHOUT_RAY)
+                except ClusterError as error:
+                    on_ray, why = False, str(error)
             if files:
                 progress.on_message(f"engine {'ray' if on_ray else 'local'}: {why}")
             if not on_ray:
@@ -141,7 +153,6 @@ def _work_on_ray(
     estimate: Estimate,
 ) -> Iterator[Finished]:
     from emopipe.jobs.analysis import driver
-    from emopipe.jobs.cluster import WITHOUT_RAY, ray_session
 
     cluster = ClusterOptions()
     progress.on_phase("starting Ray")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from emopipe.jobs import EXIT_INTERRUPTED
 from emopipe.jobs.cli.base import Command, name_options, option
 from emopipe.jobs.cli.options import build, given, options_of
 from emopipe.jobs.cluster import ENGINES, ClusterOptions
+from emopipe.jobs.interrupts import last_words
 from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.settings import DEFAULT_MODEL, Settings
 
@@ -84,7 +84,11 @@ def analyze(
     found = find_inputs(inputs)
     wording = partial(name_options, command=click.get_current_context().command)
     console = Console(stderr=True)
-    with RunProgress(console, quiet and not dry_run, dry_run, wording=wording) as progress:
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    with (
+        RunProgress(console, quiet and not dry_run, dry_run, wording=wording) as progress,
+        last_words(lambda: progress.say(f"stopped; {again} resumes here")),
+    ):
         if settings.model == DEFAULT_MODEL:
             progress.say(
                 f"model {DEFAULT_MODEL} (bundled); for the published one: "
@@ -96,10 +100,6 @@ def analyze(
             if as_json:
                 click.echo(json.dumps(asdict(stopped.estimate), indent=2))
             return
-        except KeyboardInterrupt:
-            again = "the same command without --overwrite" if overwrite else "the same command"
-            progress.say(f"stopped; {again} resumes here")
-            sys.exit(EXIT_INTERRUPTED)
         summary = _summary(records, progress, out)
     if as_json:
         click.echo(json.dumps(summary, indent=2))

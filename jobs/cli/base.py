@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.jobs.interrupts import EXIT_INTERRUPTED
 
 GROUPS = ("data", "input", "faces", "model", "training", "speed", "cluster", "output")
 """Groups of options, in the help's order; options without a group come last."""
@@ -35,7 +36,10 @@ option = partial(click.option, cls=Option)
 
 
 class Command(click.Command):
-    """A command that reports an `EmopipeError` as one sentence, with exit status 2."""
+    """A command that reports an `EmopipeError` as one sentence, with exit status 2.
+
+    Ctrl-C ends it with exit status 130.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -43,6 +47,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except EmopipeError as error:
             raise click.UsageError(name_options(str(error), self)) from error
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups, in the order of `GROUPS`."""

@@ -8,6 +8,7 @@ import click
 
 from emopipe.jobs.cli.base import option, table_console
 from emopipe.jobs.cli.options import Decorator, Function
+from emopipe.jobs.interrupts import last_words
 
 skip_bad_option = option(
     "--skip-bad", is_flag=True, group="data", help="Leave out rows that cannot be read."
@@ -88,7 +89,7 @@ def run_in_folder(
         stem = stem.removesuffix(suffix)
     out = options["out"] or Path("runs") / f"{command}-{stem}"
     console = table_console()
-    try:
+    with last_words(lambda: console.print("stopped; --resume continues from the last epoch")):
         run(
             job,
             out,
@@ -96,6 +97,3 @@ def run_in_folder(
             overwrite=options["overwrite"],
             console=console,
         )
-    except KeyboardInterrupt:
-        console.print("stopped; --resume continues from the last epoch")
-        raise

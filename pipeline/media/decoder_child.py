@@ -201,7 +201,8 @@ def main(connection_fd: int, memory_fd: int, parent: int, threads: int) -> None:
         parent: The parent's process id.
         threads: Threads that the decoder may use.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # for the parent to handle, which ends this process
     _die_with(parent)
     with suppress(EOFError, ConnectionError):
         _Server(Connection(connection_fd), memory_fd, threads).serve()
