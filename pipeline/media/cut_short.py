@@ -33,6 +33,13 @@ ENDED_EARLIER_S = 0.5
 """A video that ends this long before the sound where the file is cut had ended by itself, unless
 its own end is stated: streams are interleaved more closely."""
 
+READ_PART = 0.9
+"""A file of the stated size is as good as cut short where its content ends before this part of it:
+the rest is damaged beyond reading, or never came. (An index may follow the content.)"""
+
+LONGEST_S = 30 * 86_400
+"""A duration above 30 days comes from a damaged header."""
+
 CONSTANT_RATE = 0.1
 """Where the mean rate differs by less than this part from the one that the container states, it
 does so because frames are missing here and there."""
@@ -64,15 +71,22 @@ class Stated:
         frames: Number of the video's frames, where they are listed.
         ends: When streams end, in s on the container's clock, by their index, and `WHOLE`.
         video: Index of the video stream.
-        is_short: Whether there are fewer bytes than it states; None where it does not state them.
+        bytes: Size of the file; None where it does not state that.
+        found_bytes: The size that the file has.
         fps: The video's frames/s.
     """
 
     frames: int | None
     ends: dict[int, float]
     video: int
-    is_short: bool | None
+    bytes: int | None
+    found_bytes: int
     fps: float
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there are fewer bytes than are stated."""
+        return self.bytes is not None and self.bytes > self.found_bytes
 
 
 def read_stated(path: Path, container: InputContainer, stream: VideoStream) -> Stated:
@@ -86,12 +100,12 @@ def read_stated(path: Path, container: InputContainer, stream: VideoStream) -> S
     """
     listed = "mp4" in container.format.name
     states_end = not STATING_FORMATS.isdisjoint(container.format.name.split(","))
-    size = _stated_size(path) if states_end else None
     return Stated(
         frames=(stream.frames or len(stream.index_entries)) if listed else None,
         ends=_stated_ends(path, container) if states_end else {},
         video=stream.index,
-        is_short=None if size is None else size > container.size,
+        bytes=_stated_size(path) if states_end else None,
+        found_bytes=container.size,
         fps=stated_rate(stream),
     )
 
@@ -110,13 +124,17 @@ def truncated_frames(stated: Stated, timeline: Timeline, fps: float) -> int:
     if stated.frames is not None:
         return max(0, stated.frames - len(timeline.pts))
     end = timeline.ends.get(stated.video)
-    if end is None or not stated.ends or stated.is_short is False:
+    if end is None or not stated.ends:
         return 0
     latest = max(timeline.ends.values())
     if abs(fps / stated.fps - 1) < CONSTANT_RATE:
         fps = stated.fps
     is_early = max(stated.ends.values()) - latest > TOLERANCE_S + 1 / fps
-    if not (stated.is_short or timeline.is_last_damaged or is_early):
+    if stated.bytes is not None and not stated.is_short:
+        is_cut = is_early and timeline.bytes < READ_PART * stated.found_bytes
+    else:
+        is_cut = is_early or stated.is_short or timeline.is_last_damaged
+    if not is_cut:
         return 0
     end_of_video = stated.ends.get(stated.video)
     if end_of_video is None:
@@ -133,30 +151,24 @@ def _gapless_end(timeline: Timeline, fps: float) -> float:
     if not len(pts):
         return np.inf
     last = np.sort(pts)[-1 - MAX_REORDER :]
-    return float(last[0] * timeline.time_base) + len(last) / fps
+    return float(int(last[0]) * timeline.time_base) + len(last) / fps
 
 
 def _stated_ends(path: Path, container: InputContainer) -> dict[int, float]:
     """Return `Stated.ends`."""
-    if container.format.name == "avi":
-        return {
-            one.index: float(one.frames * one.time_base)
-            for one in container.streams
-            if one.frames and one.time_base
-        }
-    ends = {}
+    ends: dict[int, float | None] = {}
     for one in container.streams:
-        if (seconds := _clock_seconds(one.metadata.get("DURATION", ""))) is not None:
-            ends[one.index] = seconds
+        if container.format.name == "avi":
+            ends[one.index] = float(one.frames * (one.time_base or 0))
+        else:
+            ends[one.index] = _clock_seconds(one.metadata.get("DURATION", ""))
     if container.format.name == "asf":  # libav leaves it out where the file is cut short
         with path.open("rb") as file:
             asf = _asf_properties(file.read(HEAD_BYTES))
-        whole = asf.seconds if asf else 0.0
-    else:
-        whole = (container.duration or 0) / AV_TIME_BASE_HZ
-    if whole > 0:
-        ends[WHOLE] = whole
-    return ends
+        ends[WHOLE] = asf.seconds if asf else None
+    elif container.format.name != "avi":
+        ends[WHOLE] = (container.duration or 0) / AV_TIME_BASE_HZ
+    return {index: end for index, end in ends.items() if end and 0 < end <= LONGEST_S}
 
 
 def _clock_seconds(text: str) -> float | None:
@@ -164,7 +176,7 @@ def _clock_seconds(text: str) -> float | None:
     try:
         hours, minutes, seconds = text.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

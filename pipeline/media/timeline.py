@@ -140,16 +140,14 @@ def seconds_since(
     """Convert timestamps to s since the container's start; NaN where they are missing."""
     if not time_base:
         return np.full(len(stamps), np.nan)
-    offset = origin / time_base
-    ticks = np.where(stamps == NO_STAMP, 0, stamps)
-    since = ticks - (int(offset) if offset.denominator == 1 else float(offset))
-    seconds = since * time_base.numerator / time_base.denominator
+    ticks = stamps.astype(np.float64) - float(origin / time_base)  # exact below 2**53
+    seconds = ticks * time_base.numerator / time_base.denominator
     return np.where(stamps == NO_STAMP, np.nan, seconds)
 
 
 def stated_rate(stream: VideoStream) -> float:
     """Frames/s according to the container."""
     for rate in (stream.average_rate, stream.guessed_rate):
-        if rate and rate <= MAX_FPS:
+        if rate and 0 < rate <= MAX_FPS:
             return float(rate)
     return FALLBACK_FPS

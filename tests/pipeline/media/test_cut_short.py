@@ -121,3 +121,16 @@ def test_a_segment_of_fragments_is_counted_to_its_last_frame(made: Made, tmp_pat
     video = probe(tmp_path / "cut.mp4", "cut")
     assert video.truncated_frames > 0
     assert video.frames + video.truncated_frames == FRAMES
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "wmv", "flv"])
+def test_what_never_came_of_a_file_of_full_size_is_counted(
+    muxed: Muxed, tmp_path: Path, suffix: str
+) -> None:
+    """As where a download reserves the space."""
+    whole = muxed(suffix, 2.4).read_bytes()
+    half = len(whole) // 2
+    (tmp_path / f"zeros.{suffix}").write_bytes(whole[:half] + bytes(len(whole) - half))
+    video = probe(tmp_path / f"zeros.{suffix}", suffix)
+    assert 15 < video.truncated_frames < 45
+    assert video.frames + video.truncated_frames == pytest.approx(FRAMES, abs=1)
