@@ -115,7 +115,7 @@ def packets(
             packet = next(demuxed)
         except StopIteration:
             return
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, IndexError):  # PyAV's, of a stream that begins later (FLV)
             errors += 1
             demuxed = cast("Iterator[av.Packet[AnyStream]]", container.demux(*streams))
             continue
