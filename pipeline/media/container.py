@@ -12,6 +12,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from emopipe.emonet.errors import EmopipeError
@@ -23,6 +24,14 @@ AV_TIME_BASE_HZ = 1_000_000
 
 MAX_DEMUX_ERRORS = 100
 """A demuxer that fails this often in a row does not recover."""
+
+NEEDS_SLICE_THREADS = frozenset({"vp8"})
+"""Decoders, by libav's names, that look for damage only while they decode parts of a frame in
+threads. H.264's looks for damage only while it does not."""
+
+CAREFUL = {"mjpeg": {"err_detect": "explode"}, "libdav1d": {"max_frame_delay": "1"}}
+"""Options of decoders: MJPEG's tells of damage only with this one; AV1's then returns each frame, or
+its error, before it takes the next packet."""
 
 
 class ReadError(EmopipeError):
@@ -65,7 +74,17 @@ def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         container.close()
         raise ReadError(f"{path} holds video of a kind that PyAV cannot decode. Convert it first.")
+    _look_for_damage(stream.codec_context)
     return container, stream
+
+
+def _look_for_damage(context: VideoCodecContext) -> None:
+    """Have a decoder that is not open yet look for damage, and tell of which packet a frame is."""
+    needs_threads = context.name in NEEDS_SLICE_THREADS
+    context.thread_type = "SLICE" if needs_threads else "NONE"
+    context.thread_count = 2 if needs_threads else 1
+    context.options = CAREFUL.get(context.name, {})
+    context.copy_opaque = True
 
 
 def _why_not_opened(path: Path, error: Exception) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.media.container import open_stream
 from emopipe.pipeline.media.display import Deinterlacer, PixelShape, to_rgb
-from emopipe.pipeline.media.undamaged import DecodedFrame, undamaged_frames
+from emopipe.pipeline.media.undamaged import DecodedFrame, undamaged_frames, use_threads
 from emopipe.pipeline.media.video import KEY_FRAMES_TRIED, Video
 
 NAME = "pyav"
@@ -45,14 +45,12 @@ class PyAVReader:
     def _open(self) -> None:
         self._container, self._stream = open_stream(self._video.path)
         self._pixel_shape = PixelShape(self._stream)
-        if len(self._video.keyframe_pts) and self._threads > 1:
-            self._stream.thread_type = "AUTO"
-            self._stream.codec_context.thread_count = self._threads
+        use_threads(self._video, self._stream, self._threads)
         self._restart()
 
     def _restart(self) -> None:
         """Decode from the container's current position."""
-        self._decoded = undamaged_frames(self._video, self._container, self._stream, self._threads)
+        self._decoded = undamaged_frames(self._video, self._container, self._stream, self._alive)
         self._next: DecodedFrame | None = None  # decoded, but not passed yet
         self._last: DecodedFrame | None = None  # the last one that was returned or skipped
 

@@ -1,19 +1,41 @@
-"""A stream's undamaged frames, in the order they are shown, past whatever is damaged."""
+"""A stream's undamaged frames, in the order they are shown, past whatever is damaged.
+
+A frame that refers to a damaged one is damaged too, whether or not the decoder notices. What it
+refers to comes before it in decoding order, but may be shown after it. So a frame is handed on only
+when it is known of each packet before its own whether it is damaged.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, count
 
 import av
 import av.error
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from emopipe.pipeline.media.container import decode_all, packets
+from emopipe.pipeline.media.container import NEEDS_SLICE_THREADS, packets
 from emopipe.pipeline.media.video import Video
+
+MAX_REORDER = 16
+"""A frame is shown at most so many frames after it was decoded: the most that the picture buffers
+of H.264 and HEVC hold."""
+
+PREDICTED = (PictureType.P, PictureType.B)
+
+# Codecs by libav's names of their decoders.
+PREDICTED_KEY_FRAMES = frozenset({"h264"})
+"""Key frames here may be predicted ones: the picture refreshes little by little."""
+B_FRAMES_ARE_NO_REFERENCES = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3"})
+FRAMELESS_PACKETS = frozenset({"h264", "vp8", "vp9", "libdav1d", "av1"})
+"""A packet here may hold a field of a frame, or one that is only referred to."""
+EMPTY_BYTES = 16
+"""Packets of other codecs hold no frame if they are smaller: the last one is to be repeated."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +54,27 @@ class DecodedFrame:
     sample_aspect_ratio: Fraction | None
 
 
+def use_threads(video: Video, stream: VideoStream, threads: int) -> None:
+    """Have a stream's decoder, before it is used, decode several frames at once.
+
+    Frames that are counted are decoded by one thread, as they were when the index was made.
+
+    Args:
+        video: See `undamaged_frames`.
+        stream: The video stream of a file that was just opened.
+        threads: How many.
+    """
+    context = stream.codec_context
+    if threads > 1 and len(video.keyframe_pts) and context.name not in NEEDS_SLICE_THREADS:
+        context.thread_type = "FRAME"
+        context.thread_count = threads
+
+
 def undamaged_frames(
-    video: Video, container: InputContainer, stream: VideoStream, threads: int = 1
+    video: Video,
+    container: InputContainer,
+    stream: VideoStream,
+    alive: Callable[[], None] = lambda: None,
 ) -> Iterator[DecodedFrame]:
     """Decode the undamaged frames from a container's current position on.
 
@@ -41,53 +82,185 @@ def undamaged_frames(
         video: A probed video or a slice of it: its frames are found by timestamp or, where it has
             no key frames' timestamps, by counting from the file's start.
         container: The open file: at a key frame or, for counting, at its start.
-        stream: Its video stream.
-        threads: How many frames the decoder may hold back for threads of its own.
+        stream: Its video stream, as `open_stream` returned it.
+        alive: Called for each packet, for whatever watches this process.
     """
-    if len(video.keyframe_pts):
-        return _by_stamp(container, stream, threads)
-    return _by_count(container, stream)
-
-
-def _by_stamp(
-    container: InputContainer, stream: VideoStream, threads: int
-) -> Iterator[DecodedFrame]:
-    """Decode the undamaged frames, by timestamp.
-
-    A frame that is predicted from a damaged one is damaged too. So after a broken packet, and
-    where decoding starts, frames count as undamaged from the next key frame on.
-    """
-    good: set[int] = set()  # timestamps of packets whose frames will be undamaged
-    good_from: int | None = None  # None: no frame is until the next key frame
-    started = False
+    context = stream.codec_context
+    by_stamp = len(video.keyframe_pts) > 0
+    references = _References(context.name, by_stamp)
+    decoded: deque[tuple[_Packet, DecodedFrame]] = deque()
     # With frame threads the error of a packet surfaces some packets later.
-    suspects: deque[int] = deque(maxlen=threads)
-    for packet in packets(container, stream, flush=True):
-        if packet.size and packet.pts is not None:
-            if packet.is_corrupt:
-                good_from = None
+    suspects: deque[_Packet] = deque(maxlen=context.thread_count)
+    ranks = count()
+    for packet in chain(packets(container, stream), (None,)):  # None: return what is delayed
+        alive()
+        if packet:
+            if by_stamp and not references.started and not packet.is_keyframe:
                 continue
-            if good_from is None and packet.is_keyframe:
-                started, good_from = True, packet.pts
-            if not started:
+            packet.opaque = sent = references.add(packet)
+            if by_stamp and packet.is_corrupt:
                 continue
-            suspects.append(packet.pts)
-            if good_from is not None and packet.pts >= good_from:
-                good.add(packet.pts)
+            suspects.append(sent)
         try:
-            frames = packet.decode()
+            frames = context.decode(packet)
         except av.error.FFmpegError:
-            good.difference_update(suspects)
-            good_from = None
-            continue
+            for suspect in suspects:
+                suspect.mark(damaged=True)
+            frames = []
         for frame in frames:
-            if frame.pts in good and not frame.is_corrupt:
-                yield DecodedFrame(frame.pts, frame, stream.codec_context.sample_aspect_ratio)
-            good.discard(frame.pts)
+            stamp = frame.pts if by_stamp else next(ranks)
+            if stamp is None:
+                continue
+            source = frame.opaque if isinstance(frame.opaque, _Packet) else sent
+            references.note_shown(source, frame, stamp)
+            shown = DecodedFrame(stamp, frame, context.sample_aspect_ratio)
+            decoded.append((source, shown))
+        references.settle()
+        yield from _settled(decoded)
+    references.end()
+    yield from _settled(decoded)
 
 
-def _by_count(container: InputContainer, stream: VideoStream) -> Iterator[DecodedFrame]:
-    frames = (frame for frame in decode_all(container, stream) if frame)
-    for rank, frame in enumerate(frames):
-        if not frame.is_corrupt:
-            yield DecodedFrame(rank, frame, stream.codec_context.sample_aspect_ratio)
+def _settled(decoded: deque[tuple[_Packet, DecodedFrame]]) -> Iterator[DecodedFrame]:
+    """Take out the first frames, up to one that may still turn out to be damaged."""
+    while decoded and decoded[0][0].intact is not None:
+        source, frame = decoded.popleft()
+        if source.intact:
+            yield frame
+
+
+@dataclass(eq=False)
+class _Packet:
+    """What is known of a packet that was sent to the decoder, and of its frame.
+
+    Attributes:
+        order: Its rank in decoding order.
+        stamp: Its presentation timestamp; None where frames are counted.
+        may_be_empty: Whether it may hold no frame that is shown.
+        is_key: Whether its frame refers to no other.
+        is_reference: Whether other frames may refer to its frame.
+        key: The last key frame's packet before it in decoding order, if there was one.
+        is_leading: Whether its frame is shown before the one of `key`, and so may refer to frames
+            before that (an open group of pictures).
+        is_early: Whether its frame is shown before one that was decoded earlier.
+        was_shown: Whether the decoder gave its frame.
+        damaged: Whether it is damaged itself; None while that is not known.
+        intact: Whether its frame is right: neither it nor what it may refer to is damaged; None
+            while that is not known.
+    """
+
+    order: int
+    stamp: int | None
+    may_be_empty: bool
+    is_key: bool
+    is_reference: bool
+    key: _Packet | None
+    is_leading: bool
+    is_early: bool
+    was_shown: bool = False
+    damaged: bool | None = None
+    intact: bool | None = None
+
+    def mark(self, *, damaged: bool) -> None:
+        """Note whether it is damaged, if that is not known yet."""
+        if self.damaged is None:
+            self.damaged = damaged
+
+
+class _References:
+    """Follows in decoding order how damage spreads.
+
+    Args:
+        codec: Name of the decoder.
+        by_stamp: Whether each packet but the hidden ones holds the frame of its timestamp, and the
+            first one a key frame. Otherwise a packet may hold no frame, and where no key frame is
+            marked frames count as undamaged until damage is met.
+    """
+
+    def __init__(self, codec: str, by_stamp: bool) -> None:
+        self._codec = codec
+        self._by_stamp = by_stamp
+        self._orders = count()
+        self._pending: deque[_Packet] = deque()  # from the first that may or may not be damaged
+        self._key: _Packet | None = None
+        self._latest: int | None = None  # the greatest timestamp
+        self._intact = not by_stamp  # what the next frame refers to
+        self._leading_intact = not by_stamp  # what the next leading frame refers to
+
+    @property
+    def started(self) -> bool:
+        """Whether there was a key frame."""
+        return self._key is not None
+
+    def add(self, packet: av.Packet[VideoStream]) -> _Packet:
+        """Follow a packet, the next one in decoding order."""
+        stamp = packet.pts if self._by_stamp else None
+        added = _Packet(
+            order=next(self._orders),
+            stamp=stamp,
+            may_be_empty=packet.is_discard
+            or (
+                not self._by_stamp
+                and (self._codec in FRAMELESS_PACKETS or packet.size < EMPTY_BYTES)
+            ),
+            is_key=packet.is_keyframe,
+            is_reference=not packet.is_disposable,
+            key=self._key,
+            is_leading=_is_before(stamp, self._key.stamp if self._key else None),
+            is_early=_is_before(stamp, self._latest),
+        )
+        if added.is_key:
+            self._key = added
+        if not added.is_early:
+            self._latest = stamp
+        if packet.is_corrupt and self._by_stamp:  # also said where clips of MPEG-TS are joined
+            added.mark(damaged=True)
+        self._pending.append(added)
+        return added
+
+    def note_shown(self, source: _Packet, frame: av.VideoFrame, stamp: int) -> None:
+        """Note that the decoder gave the frame of a packet.
+
+        Frames come in the order they are shown: one that was passed over does not come any more.
+        """
+        source.was_shown = True
+        is_predicted = frame.pict_type in PREDICTED
+        if is_predicted and self._codec not in PREDICTED_KEY_FRAMES:
+            source.is_key = False
+        if not self._by_stamp:
+            source.is_leading = source.key is not None and not source.key.was_shown
+        refers_to_nothing = is_predicted and source.key is None and not source.is_key
+        source.mark(damaged=frame.is_corrupt or refers_to_nothing)
+        # The picture type of a damaged frame may be wrong, but not its place among the others, too.
+        if frame.pict_type == PictureType.B and self._codec in B_FRAMES_ARE_NO_REFERENCES:
+            source.is_reference &= not source.is_early
+        for packet in self._pending:
+            if _is_before(packet.stamp, stamp) or packet.order + MAX_REORDER < source.order:
+                packet.mark(damaged=not packet.may_be_empty)
+
+    def end(self) -> None:
+        """Note that the decoder gives no more frames."""
+        for packet in self._pending:
+            packet.mark(damaged=not packet.may_be_empty)
+        self.settle()
+
+    def settle(self) -> None:
+        """Decide which frames are right, as far as it is known which packets are damaged."""
+        while self._pending and self._pending[0].damaged is not None:
+            packet = self._pending.popleft()
+            if packet.is_key:
+                packet.intact = not packet.damaged
+                self._leading_intact = self._intact and packet.intact
+                self._intact = packet.intact
+            elif packet.is_leading and packet.key and packet.key.is_key:
+                packet.intact = self._leading_intact and not packet.damaged
+                if packet.is_reference:
+                    self._leading_intact = packet.intact
+            else:
+                packet.intact = self._intact and not packet.damaged
+                if packet.is_reference:
+                    self._intact = packet.intact
+
+
+def _is_before(stamp: int | None, other: int | None) -> bool:
+    return stamp is not None and other is not None and stamp < other
