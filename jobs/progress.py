@@ -131,6 +131,10 @@ class RunProgress(ProgressCallback):
         """Print a line."""
         self.say(text)
 
+    def on_new_output(self, model: str) -> None:
+        """Print the model, which stays an output's only one."""
+        self.say(model)
+
     def on_video_kept(self, file: InputFile, record: VideoRecord) -> None:
         """Count what is done already."""
         self._kept.add(file.name)

@@ -59,6 +59,9 @@ class ProgressCallback:
     def on_message(self, text: str) -> None:
         """Something the user should read, such as which engine runs and why."""
 
+    def on_new_output(self, model: str) -> None:
+        """Nothing has been analyzed into this output yet; `model` says with what this run will."""
+
     def on_video_kept(self, file: InputFile, record: VideoRecord) -> None:
         """A video was committed by an earlier run: told before `on_start`."""
 
@@ -115,7 +118,7 @@ def run_analysis(
     description = describe(settings, checkpoint)
     with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
         if store.is_new:
-            progress.on_message(_model_in_words(settings, checkpoint))
+            progress.on_new_output(_model_in_words(settings, checkpoint))
         inputs = replace(inputs, files=with_unique_names(inputs.files, store.names()))
         records: dict[str, VideoRecord] = {}
         for file in inputs.files:

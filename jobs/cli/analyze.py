@@ -16,7 +16,8 @@ from emopipe.jobs.cli.options import build, given, options_of
 from emopipe.jobs.cluster import ENGINES, ClusterOptions
 from emopipe.jobs.interrupts import last_words
 from emopipe.pipeline.faces.selection import Selection
-from emopipe.pipeline.settings import DEFAULT_MODEL, Settings
+from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.storage import printable
 
 if TYPE_CHECKING:  # loaded by the run only: pandas takes half a second that --help need not wait
     from emopipe.jobs.progress import RunProgress
@@ -89,11 +90,6 @@ def analyze(
         RunProgress(console, quiet and not dry_run, dry_run, wording=wording) as progress,
         last_words(lambda: progress.say(f"stopped; {again} resumes here")),
     ):
-        if settings.model == DEFAULT_MODEL:
-            progress.say(
-                f"model {DEFAULT_MODEL} (bundled); for the published one: "
-                f"emopipe models fetch emonet-8, then --model emonet-8"
-            )
         try:
             records = run(found, out, settings, overwrite, progress, engine=engine, cluster=cluster)
         except DryRunError as stopped:
@@ -104,11 +100,12 @@ def analyze(
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     elif not quiet:
-        click.echo(_in_words(summary))
+        click.echo(printable(_in_words(summary)))
     sys.exit(0 if summary["ok"] == summary["inputs"] else EXIT_SOME_FAILED)
 
 
 def _summary(records: "list[VideoRecord]", progress: "RunProgress", out: Path) -> dict[str, Any]:
+    from emopipe.pipeline.table.records import is_gone
     from emopipe.pipeline.table.results import videos_path
 
     counts = Counter(record.status for record in records)
@@ -118,18 +115,46 @@ def _summary(records: "list[VideoRecord]", progress: "RunProgress", out: Path) -
         **{status: counts[status] for status in ("ok", "partial", "failed")},
         "frames": sum(record.frames for record in records),
         "faces": sum(record.faces for record in records),
+        "frames_before": progress.frames_before,
         "seconds": round(seconds, 2),
         "frames_per_second": round(progress.frames / seconds, 2),
         "results": str(out),
         "videos": str(videos_path(out)),
+        "others": {
+            "inputs": len(progress.others),
+            "gone": sum(map(is_gone, progress.others)),
+            "frames": sum(record.frames for record in progress.others),
+            "faces": sum(record.faces for record in progress.others),
+        },
         "problems": {r.video: progress.wording(str(r.error)) for r in records if r.status != "ok"},
     }
 
 
 def _in_words(summary: dict[str, Any]) -> str:
+    rate = f"in {summary['seconds']:.1f} s ({summary['frames_per_second']:.1f} frames/s)"
+    if not summary["frames_before"]:
+        when = f" {rate}"
+    elif summary["frames_before"] < summary["frames"]:
+        when = f", {summary['frames_before']:,} of the frames by an earlier run, the others {rate}"
+    else:
+        when = ", all by an earlier run"
     return (
         f"{summary['ok']} ok, {summary['partial']} partial, {summary['failed']} failed: "
-        f"{summary['frames']:,} frames, {summary['faces']:,} faces "
-        f"in {summary['seconds']:.1f} s ({summary['frames_per_second']:.1f} frames/s)\n"
+        f"{summary['frames']:,} frames, {summary['faces']:,} faces{when}\n"
+        f"{_others_in_words(summary['others'])}"
         f"{summary['results']}  (videos: {summary['videos']})"
+    )
+
+
+def _others_in_words(others: dict[str, int]) -> str:
+    """What the output holds besides what was named, a line; empty for nothing."""
+    if not others["inputs"]:
+        return ""
+    inputs, gone = others["inputs"], others["gone"]
+    which = f"{inputs:,} input{'s' if inputs > 1 else ''} of earlier runs not named here"
+    files = "its file is" if inputs == 1 else "their files are" if gone == inputs else ""
+    missing = f" ({files or f'{gone:,} of their files are'} gone)" if gone else ""
+    return (
+        f"also in the results: {which}{missing}: {others['frames']:,} frames, "
+        f"{others['faces']:,} faces; --overwrite leaves them out\n"
     )

@@ -1,5 +1,6 @@
 """Classes of all commands: errors as one sentence, help in groups of options."""
 
+import os
 import re
 import sys
 from functools import partial
@@ -40,6 +41,10 @@ class Command(click.Command):
 
     Ctrl-C ends it with exit status 130.
     """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; `~` is the home folder in `--out=~/x` too, which shells leave."""
+        return super().parse_args(ctx, list(map(_expanded, args)))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -90,6 +95,13 @@ def name_options(text: str, command: click.Command) -> str:
 def table_console() -> Console:
     """A console for tables on stdout, as wide as the terminal."""
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def _expanded(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={os.path.expanduser(value)}"  # noqa: PTH111 -- Path drops a last "/"
+    return os.path.expanduser(argument)  # noqa: PTH111
 
 
 def _typed(parameter: click.Parameter) -> str:
