@@ -81,28 +81,30 @@ def read_timeline(
     states_end = not STATING_FORMATS.isdisjoint(container.format.name.split(","))
     streams: list[Stream] = list(container.streams) if states_end else [stream]
     entries: list[tuple[int, int, bool, bool]] = []
-    ends: dict[int, float] = {}
-    damaged, is_whole, position, total = False, True, 0, 0
+    ends: dict[int, int] = {}  # in the streams' time bases
+    damaged, lasts, is_whole, position, total = False, False, True, 0, 0
     # AVI numbers its frames in decoding order; libav guesses their presentation times.
     counts = container.format.name == "avi"
-    interval = 1 / stated_rate(stream)
     for packet in packets(container, *streams):
+        index, duration = packet.stream_index, packet.duration or 0
         pts = NO_STAMP if packet.pts is None else packet.pts
         dts = NO_STAMP if packet.dts is None else packet.dts
-        if packet.stream_index == stream.index:
+        if index == stream.index:
             entries.append((pts, dts, packet.is_keyframe, packet.is_discard))
+            lasts |= duration > 0
         stamp = dts if counts or pts == NO_STAMP else pts
-        if stamp != NO_STAMP and packet.time_base:
-            end = float((stamp + (packet.duration or 0)) * packet.time_base)
-            if packet.stream_index == stream.index and not packet.duration:  # as in FLV
-                end += interval
-            ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
+        if stamp != NO_STAMP:
+            ends[index] = max(stamp + duration, ends.get(index, NO_STAMP))
         damaged = packet.is_corrupt
         total += packet.size
         position = max(position, packet.pos or 0)
         if most_bytes is not None and max(position, total) > most_bytes:
             is_whole = False
             break
+    units = {one.index: one.time_base or Fraction(0) for one in streams}
+    seconds = {index: float(end * units[index]) for index, end in ends.items()}
+    if stream.index in seconds and not lasts:  # as in FLV
+        seconds[stream.index] += 1 / stated_rate(stream)
     columns = np.array(entries, np.int64).reshape(-1, 4).T
     return Timeline(
         pts=columns[0],
@@ -110,7 +112,7 @@ def read_timeline(
         keys=columns[2].astype(bool),
         hidden=columns[3].astype(bool),
         time_base=stream.time_base or Fraction(0),
-        ends=ends,
+        ends=seconds,
         is_last_damaged=damaged,
         bytes=max(position, total),
         is_whole=is_whole,
