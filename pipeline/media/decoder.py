@@ -8,6 +8,7 @@ child is sure to end at once only on Linux; elsewhere it ends when it next sends
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
@@ -276,12 +277,12 @@ class _Child:
     """The parent's view of a child: its process, the pipe to it, and the memory they share."""
 
     def __init__(self, threads: int) -> None:
-        ours, theirs = socket.socketpair()
-        self._memory_fd = _anonymous_memory()
+        ours, theirs = map(_above_standard, (s.detach() for s in socket.socketpair()))
+        self._memory_fd = _above_standard(_anonymous_memory())
         assert emopipe.__file__
         package_folder = Path(emopipe.__file__).parent.parent
-        with theirs:
-            fds = (theirs.fileno(), self._memory_fd)
+        fds = (theirs, self._memory_fd)
+        try:
             # -P: modules in the user's working folder must not be imported in place of ours.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD_CODE, str(package_folder)]
@@ -291,7 +292,9 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        self.connection = Connection(ours.detach())
+        finally:
+            os.close(theirs)
+        self.connection = Connection(ours)
         self.busy = False
         self._video: Video | None = None  # the last one that the child was sent
 
@@ -363,3 +366,13 @@ def _anonymous_memory() -> int:
         return os.memfd_create("emopipe-frames")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def _above_standard(fd: int) -> int:
+    """Renumber a descriptor from 0 to 2: a process without standard streams has such ones.
+
+    The child's own standard streams would take its place.
+    """
+    above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return above

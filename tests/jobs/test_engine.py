@@ -78,6 +78,18 @@ def test_what_repays_ray_runs_on_ray_with_the_same_table(
     assert read_table(there).to_pylist() == read_table(here).to_pylist()
 
 
+def test_where_ray_would_not_start_the_work_is_done_in_this_process(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    monkeypatch.setattr(engine, "RAY_START_S", -1.0)
+    told = Told()
+    engine.run(inputs, tmp_path / "results.parquet", SPARSE, progress=told)
+    assert told.messages[0].startswith("engine local: Ray's temporary folder")
+    assert told.phases == []
+
+
 def test_gpus_and_options_of_the_cluster_ask_for_ray(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -355,15 +355,16 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("no Ray head")
 
 
-def test_ctrl_c_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, tmp_path, number):
     out = tmp_path / "results.parquet"
     process = start(made / "nobody.mp4", made / "long.mp4", "--out", out)
     below = at_work(process, out)
     began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, complained = process.communicate(timeout=60)
     assert time.monotonic() - began < 20
-    assert process.returncode == 130, complained
+    assert process.returncode == 128 + number, complained
     assert "stopped; the same command resumes here" in complained
     assert "Traceback" not in complained
     lines = [line for line in complained.lower().splitlines() if "ray" in line]
