@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-CLOCK_JUMP_S = 1.0
+OUTLIER_S = 1.0
 """One timestamp that is off by more than this, between two that agree, is wrong."""
 
 LONGEST_INTERVAL_S = 3600.0
@@ -56,7 +56,7 @@ def read_clock(stamps: NDArray[np.float64], rate: float) -> Clock:
         note = f"its frames have no usable timestamps: times are made up, {rate:.6g} frames/s"
         return Clock(np.arange(len(stamps)) / rate, (note,), made_up=True)
     interval = _usual_interval(stamps[known], rate)
-    wrong = _outliers(stamps, max(CLOCK_JUMP_S, MAX_REORDER * interval))
+    wrong = _outliers(stamps, max(OUTLIER_S, MAX_REORDER * interval))
     times = np.where(wrong, np.nan, stamps)
     times, restarts = _continued(times, interval)
     times = _filled(times, interval)

@@ -1,8 +1,8 @@
 """Indexing a file: the frames a player shows, when, and how to find each of them again.
 
 Frames and times come from the packets, read once without decoding. Where the packets do not
-identify the frames (missing or equal timestamps, a clock that jumps, packets that hold no frame or
-two), the whole file is decoded once instead and the frames are counted.
+identify the frames (missing or equal timestamps, a clock that goes back, packets that hold no frame
+or two), the whole file is decoded once instead and the frames are counted.
 """
 
 from collections.abc import Callable

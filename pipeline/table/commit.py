@@ -167,10 +167,10 @@ def _truncated(video: Video, end: float | None) -> tuple[tuple[int, int], ...]:
 
 def _problem(video: Video, absent: int, wanted: int, truncated: bool, reason: str) -> str:
     """Describe in words what is missing, and why if that is known."""
+    problems = []
     if not wanted:
         shown = f"{video.times[0]:.1f} to {video.times[-1]:.1f} s"
-        return f"no frame lies between the chosen start and end: it shows {shown}"
-    problems = []
+        problems.append(f"no frame lies between the chosen start and end: it shows {shown}")
     if absent:
         problems.append(f"{absent} of {wanted} sampled frames are missing")
     if truncated:
