@@ -54,7 +54,8 @@ def read_clock(stamps: NDArray[np.float64], rate: float) -> Clock:
     known = np.isfinite(stamps)
     if not known.any() or _is_absurd(stamps[known]):
         note = f"its frames have no usable timestamps: times are made up, {rate:.6g} frames/s"
-        return Clock(np.arange(len(stamps)) / rate, (note,), made_up=True)
+        notes = (note,) if len(stamps) > 1 else ()  # a photo needs no clock
+        return Clock(np.arange(len(stamps)) / rate, notes, made_up=True)
     interval = _usual_interval(stamps[known], rate)
     wrong = _outliers(stamps, max(OUTLIER_S, MAX_REORDER * interval))
     times = np.where(wrong, np.nan, stamps)

@@ -140,6 +140,11 @@ def test_only_without_a_usable_clock_are_times_made_up(stamps: list[float]) -> N
     assert clock.notes == ("its frames have no usable timestamps: times are made up, 25 frames/s",)
 
 
+def test_a_photo_needs_no_clock() -> None:
+    clock = read_clock(np.array([np.nan]), RATE)
+    assert (clock.times.tolist(), clock.notes) == ([0.0], ())
+
+
 @given(st.lists(st.one_of(st.integers(-(10**6), 10**6), st.none()), min_size=1, max_size=80))
 def test_times_increase_strictly_whatever_the_timestamps(stamps: list[int | None]) -> None:
     found = np.array([np.nan if stamp is None else stamp / 1000 for stamp in stamps])
