@@ -11,6 +11,7 @@ from rich.console import Console
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.jobs.interrupts import EXIT_INTERRUPTED
+from emopipe.pipeline.storage import printable
 
 GROUPS = ("data", "input", "faces", "model", "training", "speed", "cluster", "output")
 """Groups of options, in the help's order; options without a group come last."""
@@ -51,7 +52,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except EmopipeError as error:
-            raise click.UsageError(name_options(str(error), self)) from error
+            raise click.UsageError(printable(name_options(str(error), self))) from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
 
