@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.pipeline.lists import LIST_SUFFIX, ListError, listed_paths
-from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, way_out
 from emopipe.pipeline.storage import printable, storage_for, user_path
 
 OWN_SUFFIX, WORKING_SUFFIX, RUN_FILE = ".parquet", ".partial", "run.json"
@@ -164,10 +164,18 @@ def summed_up(skipped: Sequence[Skipped]) -> list[str]:
         lines.append(f"{len(others) - MAX_LINES:,} more links and closed folders were skipped.")
     if files.total() <= MAX_LINES:
         return lines + [one.reason for one in skipped if one.kind]
+    for kind in [kind for kind in files if way_out(kind)]:
+        lines.append(f"{_were_skipped(files.pop(kind), f' {kind}')}: {way_out(kind)}.")
     counted = [f"{n:,} {kind}" for kind, n in files.most_common(MAX_LINES)]
     rest = files.total() - sum(n for _, n in files.most_common(MAX_LINES))
     kinds = ", ".join(counted) + (f" and {rest:,} of other kinds" if rest else "")
-    return [*lines, f"{files.total():,} files were skipped, no videos or images: {kinds}."]
+    if files:
+        lines.append(f"{_were_skipped(files.total())}, no video or image: {kinds}.")
+    return lines
+
+
+def _were_skipped(n: int, kind: str = "") -> str:
+    return f"{n:,}{kind} file{' was' if n == 1 else 's were'} skipped"
 
 
 def with_unique_names(
@@ -245,7 +253,9 @@ def _named(path: Path) -> InputFile | Skipped:
     """A file that was named: whatever it is, it is not passed over, unless it is our own."""
     if path.suffix.lower() == OWN_SUFFIX:
         return Skipped(path, f"{path} is a table. Name videos or images.", OWN_SUFFIX)
-    problem = f"{_why_skipped(path)} Leave it out, or convert it."
+    problem = _why_skipped(path)
+    if not way_out(path.suffix):
+        problem += " Leave it out, or convert it."
     return InputFile(path, printable(path.name), None if _is_media(path) else printable(problem))
 
 
@@ -319,7 +329,8 @@ def _why_skipped(path: Path) -> str:
             return f"{path} was skipped: it is a link to a folder. Name it as an input of its own."
         return f"{path} was skipped: it may not be opened."
     kind = path.suffix or path.name
-    return f"{path} was skipped: {kind} is not a type of video or image."
+    known = way_out(kind) or f"{kind} is not a type of video or image"
+    return f"{path} was skipped: {known}."
 
 
 def _is_folder(path: Path) -> bool:

@@ -61,11 +61,11 @@ def test_a_named_file_goes_by_its_own_name(tree: Path) -> None:
 def test_what_is_named_and_not_looked_at_is_an_input_with_a_problem(tree: Path) -> None:
     inputs = find_inputs(["videos/notes.pdf", "videos"])
     assert inputs.files[0].name == "notes.pdf"
-    assert "notes.pdf was skipped: .pdf is not a type of" in str(inputs.files[0].problem)
-    assert "convert it" in str(inputs.files[0].problem)
+    assert "notes.pdf was skipped: it is not an image of" in str(inputs.files[0].problem)
     assert {file.problem for file in inputs.files[1:]} == {None}
     assert inputs.skipped == ()
-    assert [file.name for file in find_inputs(["videos/notes.pdf"]).files] == ["notes.pdf"]
+    [file] = find_inputs(["empty/readme.md"]).files
+    assert ".md is not a type of video or image. Leave it out, or convert" in str(file.problem)
 
 
 def test_our_own_files_may_be_named_by_a_star_and_are_left_out(tree: Path) -> None:
@@ -88,9 +88,9 @@ def test_sidecars_are_summed_up_by_kind(tree: Path) -> None:
         (tree / "videos" / f"{index}.SRT").touch()
         if index < 3:
             (tree / "videos" / f"{index}.docx").touch()
-    [line] = summed_up(find_inputs(["videos"]).skipped)
-    assert line.startswith("2,004 files were skipped")
-    assert "2,000 .srt, 3 .docx, 1 .pdf" in line
+    with_way_out, others = summed_up(find_inputs(["videos"]).skipped)
+    assert with_way_out.startswith("1 .pdf file was skipped: it is not an image of pixels")
+    assert others == "2,003 files were skipped, no video or image: 2,000 .srt, 3 .docx."
 
 
 def test_links_and_closed_folders_are_named_one_by_one_until_they_are_many() -> None:
