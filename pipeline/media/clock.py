@@ -62,31 +62,13 @@ def read_clock(stamps: NDArray[np.float64], rate: float) -> Clock:
     times, restarts = _continued(times, interval)
     times = _filled(times, interval)
     times, tied = _nudged(times)
-    told = (
-        (
-            restarts,
-            "time its clock was set anew, as where clips are joined: times go on from there",
-            "times its clock was set anew, as where clips are joined: times go on from there",
-        ),
-        (
-            int((~known).sum()),
-            "frame had no timestamp and was placed between its neighbours",
-            "frames had no timestamp and were placed between their neighbours",
-        ),
-        (
-            int(wrong.sum()),
-            "frame had a timestamp far from those around it and was placed between its neighbours",
-            "frames had timestamps far from those around them and were placed between their "
-            "neighbours",
-        ),
-        (
-            tied,
-            "frame had the timestamp of the frame before and was moved by less than 1 ms",
-            "frames had the timestamp of the frame before and were moved by less than 1 ms",
-        ),
-    )
-    notes = (f"{count:,} {one if count == 1 else many}" for count, one, many in told if count)
-    return Clock(times, tuple(notes))
+    told = {
+        "joined or restarted clocks, whose times go on from the jump": restarts,
+        "frames without a timestamp, placed between their neighbours": int((~known).sum()),
+        "frames with a timestamp far from their neighbours', placed between them": int(wrong.sum()),
+        "frames with the timestamp of the frame before, moved by less than 1 ms": tied,
+    }
+    return Clock(times, tuple(f"{what}: {count:,}" for what, count in told.items() if count))
 
 
 def find_restarts(stamps: NDArray[np.float64]) -> list[int]:

@@ -1,5 +1,7 @@
 """A video's clock is the container's: only frames that cannot have its time get another."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,10 +42,8 @@ def test_only_the_frames_that_tie_are_moved_and_by_less_than_1_ms(
     np.testing.assert_array_equal(clock.times[first], repeated[first])
     assert np.abs(clock.times - repeated).max() < MS
     tied = int((~first).sum())
-    frames = "1 frame" if tied == 1 else f"{tied} frames"
     assert clock.notes == (
-        f"{frames} had the timestamp of the frame before and "
-        f"{'was' if tied == 1 else 'were'} moved by less than 1 ms",
+        f"frames with the timestamp of the frame before, moved by less than 1 ms: {tied}",
     )
 
 
@@ -59,7 +59,7 @@ def test_missing_timestamps_are_filled_in_between_neighbours(
     kept = np.isfinite(holes)
     np.testing.assert_array_equal(clock.times[kept], stamps[kept])
     assert (np.diff(clock.times) > 0).all()
-    assert "had no timestamp" in clock.notes[0]
+    assert "without a timestamp" in clock.notes[0]
 
 
 @given(
@@ -75,8 +75,7 @@ def test_joined_clips_go_on_from_the_jump(parts: list[int], starts: st.DataObjec
         stamps.append(clip + starts.draw(st.integers(-100_000, latest - MAX_REORDER * 40 - 40)))
     clock = read_clock(np.concatenate(stamps) / 1000, RATE)
     np.testing.assert_allclose(clock.times, np.arange(sum(parts)) / RATE, atol=1e-6)
-    times = "1 time" if len(parts) == 2 else f"{len(parts) - 1} times"
-    assert clock.notes[0].startswith(f"{times} its clock was set anew")
+    assert re.fullmatch(rf"joined or restarted clocks.*: {len(parts) - 1}", clock.notes[0])
 
 
 @pytest.mark.parametrize("length", [2, 5, 12, 24, 200])
@@ -93,7 +92,7 @@ def test_pauses_stay_and_leaps_to_another_clock_do_not() -> None:
     leapt = np.where(np.arange(40) < 20, stamps, stamps + 46_220)
     clock = read_clock(leapt, RATE)
     np.testing.assert_allclose(clock.times, stamps, atol=1e-9)
-    assert clock.notes[0].startswith("1 time its clock was set anew")
+    assert re.fullmatch(r"joined or restarted clocks.*: 1", clock.notes[0])
 
 
 @pytest.mark.parametrize("wrong", [1e6, -1e3])
@@ -103,7 +102,7 @@ def test_a_single_wild_timestamp_is_replaced(wrong: float) -> None:
     bad[7] = wrong
     clock = read_clock(bad, RATE)
     np.testing.assert_allclose(clock.times, stamps)
-    assert "1 frame had a timestamp far from those around it" in clock.notes[0]
+    assert re.fullmatch(r"frames with a timestamp far from.*: 1", clock.notes[0])
 
 
 @given(

@@ -1,5 +1,6 @@
 """Times of clips are those of their containers, counted from the container's start."""
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_one_equal_timestamp_moves_one_frame(made: Made, tmp_path: Path) -> None
     assert moved.tolist() == (np.flatnonzero(np.diff(expected) == 0) + 1).tolist()
     assert np.abs(video.times - expected).max() < MS
     assert video.notes == (
-        "1 frame had the timestamp of the frame before and was moved by less than 1 ms",
+        "frames with the timestamp of the frame before, moved by less than 1 ms: 1",
     )
 
 
@@ -90,8 +91,7 @@ def test_joined_clips_go_on_from_the_jump(
     video = probe(path, "joined.ts")
     np.testing.assert_allclose(video.times, np.arange(len(starts) * FRAMES) / FPS, atol=1e-6)
     assert video.start_time == pytest.approx(starts[0], abs=B_FRAMES_S)
-    times = "1 time" if len(starts) == 2 else "2 times"
-    assert video.notes[0].startswith(f"{times} its clock was set anew")
+    assert re.fullmatch(rf"joined or restarted clocks.*: {len(starts) - 1}", video.notes[0])
 
 
 def test_a_forward_jump_of_ordinary_size_is_a_pause(
