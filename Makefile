@@ -9,7 +9,7 @@ LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 DATA := build/fer2013
 FER2013 = $(DATA)/fer2013.csv
 
-.PHONY: help demo test lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos bench-data bench-landmarks
+.PHONY: help demo test lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos fuzz bench-data bench-landmarks
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -79,3 +79,6 @@ chaos: $(INSTALLED)  ## kill drivers, workers and trainings at random moments, 5
 	$(BIN)/python tests/chaos.py workers
 	$(BIN)/python tests/chaos_steady.py
 	$(BIN)/python tests/chaos_training.py
+
+fuzz: $(INSTALLED)  ## damage 5,000 small videos at random and compare with ffmpeg (15 minutes)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py

@@ -38,10 +38,10 @@ from emopipe.pipeline.table.commit import OrderedRows, record_of
 WIDTH, HEIGHT, FRAMES = 160, 96, 40
 
 SOUND = ["-f", "lavfi", "-i", "sine=duration=1.6"]
-X264 = ["-c:v", "libx264", "-crf", "18", "-g", "15", "-bf", "3", "-x264-params", "b-adapt=0"]
-X264 += ["-pix_fmt", "yuv420p"]
+X264 = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-g", "15", "-bf", "3"]
+X264 += ["-x264-params", "b-adapt=0:scenecut=0"]
 X265 = ["-c:v", "libx265", "-crf", "18", "-pix_fmt", "yuv420p"]
-X265 += ["-x265-params", "log-level=none:keyint=15:bframes=3:b-adapt=0"]
+X265 += ["-x265-params", "log-level=none:keyint=15:bframes=3:b-adapt=0:scenecut=0"]
 
 ENCODERS = {
     "h264.mp4": [*X264, "-c:a", "aac"],
@@ -129,6 +129,17 @@ class Outcome:
     status: str
     said: str
     shown: tuple[tuple[int, int], ...]
+
+    def report(self) -> str:
+        """Say all of it."""
+        shown = " ".join(
+            f"{frame}:{match if match >= 0 else 'WRONG'}" for frame, match in self.shown
+        )
+        return (
+            f"{self.clip}, {self.mutation}: {self.ended or self.status} {self.said}\n"
+            f"{self.delivered} frames, {self.wrong} wrong, {self.lost} lost, {self.told} told; "
+            f"ffmpeg shows {self.clean} undamaged ones\nframe:undamaged frame {shown}"
+        )
 
     @property
     def good(self) -> int:
@@ -249,6 +260,12 @@ def undamaged(folder: Path, name: str) -> Clip:
     frames = ffmpeg_frames(path)
     assert len(frames) == FRAMES, f"{name} has {len(frames)} frames"
     return Clip(path.read_bytes(), packets, frames)
+
+
+def make_clips(folder: Path) -> None:
+    """Make all clips."""
+    for name in ENCODERS:
+        undamaged(folder, name)
 
 
 def damaged(folder: Path, seed: int) -> tuple[str, str, Path]:
@@ -502,10 +519,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
         if arguments.only is not None:
-            print(next(outcomes(folder, [arguments.only])))
+            print(next(outcomes(folder, [arguments.only])).report())
             return
-        for clip in ENCODERS:
-            undamaged(folder, clip)
+        make_clips(folder)
         seeds = range(arguments.seed, arguments.seed + arguments.files)
         found = list(parallel_outcomes(folder, seeds, arguments.jobs))
     print(table(found))

@@ -30,8 +30,8 @@ NEEDS_SLICE_THREADS = frozenset({"vp8"})
 threads. H.264's looks for damage only while it does not."""
 
 CAREFUL = {"mjpeg": {"err_detect": "explode"}, "libdav1d": {"max_frame_delay": "1"}}
-"""Options of decoders: MJPEG's tells of damage only with this one; AV1's then returns each frame, or
-its error, before it takes the next packet."""
+"""Options of decoders: with them MJPEG's tells of damage, and AV1's returns each frame, or the
+error of it, before it takes the next packet."""
 
 
 class ReadError(EmopipeError):
@@ -58,7 +58,7 @@ def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
     """Do what `open_container` does, but leave closing to the caller."""
     try:
         # With its protocol, or libav takes 12:30:45.mp4 for a URL of the protocol 12.
-        container = av.open(f"file:{path}")
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ReadError(_why_not_opened(path, error)) from error
     stream = container.streams.best("video")

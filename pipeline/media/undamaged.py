@@ -231,9 +231,10 @@ class _References:
             source.is_leading = source.key is not None and not source.key.was_shown
         refers_to_nothing = is_predicted and source.key is None and not source.is_key
         source.mark(damaged=frame.is_corrupt or refers_to_nothing)
-        # The picture type of a damaged frame may be wrong, but not its place among the others, too.
-        if frame.pict_type == PictureType.B and self._codec in B_FRAMES_ARE_NO_REFERENCES:
-            source.is_reference &= not source.is_early
+        # A damaged frame's picture type may be wrong, but its timestamp is not part of it.
+        is_b_frame = source.is_early and frame.pict_type == PictureType.B
+        if is_b_frame and self._codec in B_FRAMES_ARE_NO_REFERENCES:
+            source.is_reference = False
         for packet in self._pending:
             if _is_before(packet.stamp, stamp) or packet.order + MAX_REORDER < source.order:
                 packet.mark(damaged=not packet.may_be_empty)
