@@ -110,7 +110,7 @@ class Outcome:
         delivered: Number of frames.
         wrong: How many of these are visibly not the undamaged frame that is due.
         clean: How many undamaged frames ffmpeg shows of the file.
-        lost: Undamaged frames that were not delivered.
+        lost: How many of the undamaged frames did not come.
         told: How many frames are told as missing.
         status: Of the record, or "failed".
         said: The record's error.
@@ -422,7 +422,7 @@ def outcome(decoder: Decoder, folder: Path, seed: int) -> Outcome:
         delivered=len(matches),
         wrong=len(matches) - right,
         clean=clean,
-        lost=FRAMES - right,
+        lost=max(0, FRAMES - len(matches)),
         told=got.told,
         status=got.status,
         said=got.said,

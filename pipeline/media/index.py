@@ -55,7 +55,7 @@ class _Head:
     """What the first decoded frames show."""
 
     stamps: list[int | None]
-    damaged: bool  # whether packets among them could not be decoded
+    damaged: bool  # whether packets among them could not be decoded, or not well
     display: Display
 
 
@@ -159,6 +159,7 @@ def _head(container: InputContainer, stream: VideoStream, deinterlace: bool) -> 
             damaged = True
             continue
         first = first or frame
+        damaged |= frame.is_corrupt
         has_marks |= frame.interlaced_frame
         stamps.append(frame.pts)
         if len(stamps) == HEAD_FRAMES:
@@ -175,7 +176,8 @@ def _agree(index: _Index, head: _Head) -> bool:
     expected = index.pts.tolist()
     if not head.damaged:
         return bool(head.stamps == expected[: len(head.stamps)])
-    return head.stamps == [stamp for stamp in expected if stamp in head.stamps]
+    # A frame may then be missing, or come late: the next ones do not wait for one that is lost.
+    return len(set(head.stamps)) == len(head.stamps) and set(head.stamps) <= set(expected)
 
 
 def _index_by_packets(timeline: Timeline, stream: VideoStream, origin: Fraction) -> _Index | None:
