@@ -57,6 +57,7 @@ class _Head:
     stamps: list[int | None]
     damaged: bool  # whether packets among them could not be decoded, or not well
     display: Display
+    has_stated_stamps: bool  # by the container, not by libav's guess
 
 
 def probe(
@@ -168,7 +169,7 @@ def _head(container: InputContainer, stream: VideoStream, deinterlace: bool) -> 
         return None
     order = stream.codec_context.field_order
     display = display_of(first, pixel_shape.of(), order, has_marks, deinterlace)
-    return _Head(stamps, damaged, display)
+    return _Head(stamps, damaged, display, has_stated_stamps=container.format.name != "avi")
 
 
 def _agree(index: _Index, head: _Head) -> bool:
@@ -176,8 +177,11 @@ def _agree(index: _Index, head: _Head) -> bool:
     expected = index.pts.tolist()
     if not head.damaged:
         return bool(head.stamps == expected[: len(head.stamps)])
-    # A frame may then be missing, or come late: the next ones do not wait for one that is lost.
-    return len(set(head.stamps)) == len(head.stamps) and set(head.stamps) <= set(expected)
+    if head.stamps == [stamp for stamp in expected if stamp in head.stamps]:
+        return True
+    # Where one is lost the next ones do not wait for it, and another comes late.
+    is_distinct = len(set(head.stamps)) == len(head.stamps)
+    return head.has_stated_stamps and is_distinct and set(head.stamps) <= set(expected)
 
 
 def _index_by_packets(timeline: Timeline, stream: VideoStream, origin: Fraction) -> _Index | None:
