@@ -2,10 +2,9 @@
 
 A video's name says where it lies below what named it, whatever else is named: a file goes by its
 file name, a file in a folder by its path below that folder, a pattern's match by its path below
-the folders before the first wildcard. Only where another video has that name already, in the
-output or earlier in the command, folders are put in front of it, as many as it takes. A name once
-given stays: files and arguments that come later rename nothing, and an output goes on calling a
-file as it did.
+the folders before the first wildcard. Only where another video of the command has that name
+already, folders are put in front of it, as many as it takes. A name once given stays: files and
+arguments that come later rename nothing, and an output goes on calling a file as it did.
 """
 
 import glob

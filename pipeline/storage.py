@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -41,6 +42,10 @@ class FileInfo:
     is_folder: bool
     size: int
     modified: float
+
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
+"""A byte that `printable` has written: none of ASCII is escaped."""
 
 
 def printable(text: str) -> str:
@@ -107,6 +112,11 @@ class LocalStorage:
     def address(self, path: Path) -> str:
         """Return a path's absolute form as `printable` text, links kept."""
         return printable(str(path.absolute()))
+
+    def located(self, address: str) -> Path:
+        """Return the path that has this `address`."""
+        raw = _ESCAPED.sub(lambda byte: bytes.fromhex(byte[1].decode()), os.fsencode(address))
+        return Path(os.fsdecode(raw))
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file for reading; it can seek."""

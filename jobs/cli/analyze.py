@@ -153,7 +153,8 @@ def _others_in_words(others: dict[str, int]) -> str:
     inputs, gone = others["inputs"], others["gone"]
     which = f"{inputs:,} input{'s' if inputs > 1 else ''} of earlier runs not named here"
     files = "its file is" if inputs == 1 else "their files are" if gone == inputs else ""
-    missing = f" ({files or f'{gone:,} of their files are'} gone)" if gone else ""
+    some = f"{gone:,} of their files {'is' if gone == 1 else 'are'}"
+    missing = f" ({files or some} gone)" if gone else ""
     return (
         f"also in the results: {which}{missing}: {others['frames']:,} frames, "
         f"{others['faces']:,} faces; --overwrite leaves them out\n"

@@ -25,8 +25,6 @@ class _File(io.FileIO):
         """Write what the disk takes."""
         try:
             return super().write(data)
-        except BlockingIOError:
-            raise
         except OSError as error:
             self.error = self.error or error
             return memoryview(data).nbytes

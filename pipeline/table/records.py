@@ -27,17 +27,17 @@ def place_of(record: VideoRecord) -> Path | None:
     """Return the resolved path of a record's file; None if it has no path."""
     if record.path is None:
         return None
-    path = Path(record.path)
-    return storage_for(path).resolve(path)
+    storage = storage_for(Path(record.path))
+    return storage.resolve(storage.located(record.path))
 
 
 def is_gone(record: VideoRecord) -> bool:
     """Whether a record's file is no longer where it was."""
     if record.path is None:
         return False
-    path = Path(record.path)
+    storage = storage_for(Path(record.path))
     try:
-        return storage_for(path).stat(path) is None
+        return storage.stat(storage.located(record.path)) is None
     except OSError:  # it cannot be known
         return False
 

@@ -19,6 +19,7 @@ from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table import parts as parts_module
 from emopipe.pipeline.table.output import OutputError, partial_path
+from emopipe.pipeline.table.records import is_gone
 from emopipe.pipeline.table.results import ResultsError, read_records, read_results, videos_path
 from emopipe.pipeline.table.schema import span_rows
 from emopipe.pipeline.table.store import Store, open_store, part_key
@@ -533,6 +534,18 @@ def test_a_file_that_is_gone_is_finished_and_its_rows_stay(out, tmp_path):
     video.path.unlink()
     with opened(out) as store:
         assert store.record("clip.mp4", video.path).frames == 3 * SPAN
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 names only")
+def test_a_file_whose_name_is_no_text_is_found_again(out, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    file.touch()
+    with opened(out) as store:
+        record = store.fail(r"caf\xe9.mp4", file, "It is empty.")
+        assert store.names() == {file: r"caf\xe9.mp4"}
+    assert not is_gone(record)
+    file.unlink()
+    assert is_gone(record)
 
 
 def test_an_input_that_failed_before_a_stop_is_tried_again(out, tmp_path):
