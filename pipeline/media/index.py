@@ -21,6 +21,7 @@ from emopipe.pipeline.media.clock import Clock, find_restarts, read_clock
 from emopipe.pipeline.media.container import ReadError, decode_all, open_container
 from emopipe.pipeline.media.cut_short import read_stated, truncated_frames
 from emopipe.pipeline.media.display import Display, PixelShape, display_of
+from emopipe.pipeline.media.gaps import NO_GAPS, Gaps, find_gaps, heed_demuxer
 from emopipe.pipeline.media.images import probe_image
 from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
 from emopipe.pipeline.media.timeline import (
@@ -48,6 +49,7 @@ class _Index:
     clock: Clock
     pts: NDArray[np.int64]
     keyframe_pts: NDArray[np.int64]
+    gaps: Gaps = NO_GAPS
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,12 @@ def _probe_video(
     path: Path, name: str, backend: str, deinterlace: bool, size: int, alive: Callable[[], None]
 ) -> Video:
     """Index the frames by their packets or, where these do not identify them, by decoding."""
-    with open_container(path) as (container, stream):
+    with heed_demuxer() as complained, open_container(path) as (container, stream):
         timeline = read_timeline(container, stream)
+        gaps = find_gaps(timeline) if complained(container) else NO_GAPS
         stated = read_stated(path, container, stream)
         origin = origin_of(container)
-        index = _index_by_packets(timeline, stream, origin)
+        index = _index_by_packets(timeline, gaps, stream, origin)
         others = _other_videos(container, stream)
     with open_container(path) as (container, stream):
         head = _head(container, stream, deinterlace)
@@ -143,6 +146,7 @@ def _probe_video(
         times=times,
         pts=index.pts,
         keyframe_pts=index.keyframe_pts,
+        distrusted_pts=index.gaps.beside,
         fps=fps,
         truncated_frames=truncated_frames(stated, timeline, fps),
         size=size,
@@ -174,7 +178,7 @@ def _head(container: InputContainer, stream: VideoStream, deinterlace: bool) -> 
 
 def _agree(index: _Index, head: _Head) -> bool:
     """Whether the first decoded frames are those that the packets promise."""
-    expected = index.pts.tolist()
+    expected = np.setdiff1d(index.pts, index.gaps.lost).tolist()
     if not head.damaged:
         return bool(head.stamps == expected[: len(head.stamps)])
     if head.stamps == [stamp for stamp in expected if stamp in head.stamps]:
@@ -184,18 +188,21 @@ def _agree(index: _Index, head: _Head) -> bool:
     return head.has_stated_stamps and is_distinct and set(head.stamps) <= set(expected)
 
 
-def _index_by_packets(timeline: Timeline, stream: VideoStream, origin: Fraction) -> _Index | None:
+def _index_by_packets(
+    timeline: Timeline, gaps: Gaps, stream: VideoStream, origin: Fraction
+) -> _Index | None:
     """Index without decoding; None where the packets do not identify the frames."""
     shown = timeline.shown
     if not shown.any() or (timeline.pts == NO_STAMP).any():
         return None
     if len(np.unique(timeline.pts)) < len(timeline.pts) or _is_reset(timeline, stream):
         return None
-    pts = np.sort(timeline.pts[shown])
+    pts = np.union1d(timeline.pts[shown], gaps.lost)
     return _Index(
         clock=read_clock(seconds_since(origin, pts, stream.time_base), stated_rate(stream)),
         pts=pts,
         keyframe_pts=np.sort(timeline.pts[timeline.keys]),
+        gaps=gaps,
     )
 
 

@@ -87,7 +87,7 @@ def undamaged_frames(
     """
     context = stream.codec_context
     by_stamp = len(video.keyframe_pts) > 0
-    references = _References(context.name, by_stamp)
+    references = _References(context.name, by_stamp, set(video.distrusted_pts.tolist()))
     decoded: deque[tuple[_Packet, DecodedFrame]] = deque()
     # With frame threads the error of a packet surfaces some packets later.
     suspects: deque[_Packet] = deque(maxlen=context.thread_count)
@@ -175,10 +175,12 @@ class _References:
         by_stamp: Whether each packet but the hidden ones holds the frame of its timestamp, and the
             first one a key frame. Otherwise a packet may hold no frame, and where no key frame is
             marked frames count as undamaged until damage is met.
+        distrusted: See `Video.distrusted_pts`.
     """
 
-    def __init__(self, codec: str, by_stamp: bool) -> None:
+    def __init__(self, codec: str, by_stamp: bool, distrusted: set[int]) -> None:
         self._codec = codec
+        self._distrusted = distrusted
         self._by_stamp = by_stamp
         self._orders = count()
         self._pending: deque[_Packet] = deque()  # from the first that may or may not be damaged
@@ -213,6 +215,9 @@ class _References:
             self._key = added
         if not added.is_early:
             self._latest = stamp
+        if stamp in self._distrusted:
+            added.mark(damaged=True)
+            added.is_reference = True  # what is missing after it may be one
         if packet.is_corrupt and self._by_stamp:  # also said where clips of MPEG-TS are joined
             added.mark(damaged=True)
         self._pending.append(added)

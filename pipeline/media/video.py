@@ -6,7 +6,7 @@ backend decodes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +73,8 @@ class Video:
         notes: What was done to show this file as players show it and what else is remarkable
             about it, a short sentence each.
         first: Frame index of `times[0]`: more than 0 in a slice.
+        distrusted_pts: int64 timestamps of the packets after which, in decoding order, packets are
+            missing, in the stream's time base: their frames count as damaged.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class Video:
     start_time: float = 0.0
     notes: tuple[str, ...] = ()
     first: int = 0
+    distrusted_pts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if self.rotation not in (0, 90, 180, 270):
