@@ -355,23 +355,26 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("no Ray head")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, tmp_path, number):
-    out = tmp_path / "results.parquet"
-    process = start(made / "nobody.mp4", made / "long.mp4", "--out", out)
-    below = at_work(process, out)
+def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, tmp_path):
+    outs = {number: tmp_path / f"{number}.parquet" for number in (signal.SIGINT, signal.SIGTERM)}
+    long = (made / "nobody.mp4", made / "long.mp4")
+    runs = {number: start(*long, "--out", out) for number, out in outs.items()}
+    below = [at_work(runs[number], out) for number, out in outs.items()]
     began = time.monotonic()
-    os.killpg(process.pid, number)
-    _, complained = process.communicate(timeout=60)
-    assert time.monotonic() - began < 20
-    assert process.returncode == 128 + number, complained
-    assert "stopped; the same command resumes here" in complained
-    assert "Traceback" not in complained
-    lines = [line for line in complained.lower().splitlines() if "ray" in line]
-    assert lines in ([], ["starting ray"])
-    assert left_of(below) == []
-    assert not out.exists()
-    assert {path.name for path in partial_path(out).iterdir()} > {"run.json"}
+    for number, process in runs.items():
+        os.killpg(process.pid, number)
+    for number, process in runs.items():
+        _, complained = process.communicate(timeout=60)
+        assert time.monotonic() - began < 20
+        assert process.returncode == 128 + number, complained
+        assert "stopped; the same command resumes here" in complained
+        assert "Traceback" not in complained
+        lines = [line for line in complained.lower().splitlines() if "ray" in line]
+        assert lines in ([], ["starting ray"])
+    for out in outs.values():
+        assert not out.exists()
+        assert {path.name for path in partial_path(out).iterdir()} > {"run.json"}
+    assert left_of([process for processes in below for process in processes]) == []
 
 
 def test_nothing_lives_on_when_the_driver_is_killed(made, tmp_path):
