@@ -101,7 +101,8 @@ def read_stated(path: Path, container: InputContainer, stream: VideoStream) -> S
     listed = "mp4" in container.format.name
     states_end = not STATING_FORMATS.isdisjoint(container.format.name.split(","))
     return Stated(
-        frames=(stream.frames or len(stream.index_entries)) if listed else None,
+        # Not `stream.frames`: that counts what an edit list leaves out as well.
+        frames=len(stream.index_entries) if listed else None,
         ends=_stated_ends(path, container) if states_end else {},
         video=stream.index,
         bytes=_stated_size(path) if states_end else None,

@@ -140,17 +140,7 @@ def to_rgb(
     inner_width, inner_height = _fitted(
         size_in_square_pixels(frame, sample_aspect_ratio), (width, height)
     )
-    is_hdr = frame.color_trc in HDR_TRANSFERS
-    converted = _reformatter(is_hdr).reformat(
-        frame,
-        format="rgb24",
-        src_colorspace=Colorspace.ITU709 if is_untagged_hd(frame) else None,
-        # Asked for another transfer function, libswscale maps tones and primaries as well.
-        dst_color_trc=ColorTrc.BT709 if is_hdr else None,
-        dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
-        threads=threads,
-    )
-    image = converted.to_ndarray()
+    image = _converted(frame, threads)
     if (inner_width, inner_height) != (frame.width, frame.height):
         # Sharper than libswscale's filters: emotions agree better with those of square pixels.
         stretched = Image.fromarray(image).resize(
@@ -165,6 +155,24 @@ def to_rgb(
     if video.mirrored:
         image = image[:, ::-1]
     return np.rot90(image, -video.rotation // 90).astype(np.uint8, copy=False)
+
+
+def _converted(frame: av.VideoFrame, threads: int) -> NDArray[np.uint8]:
+    """Convert a frame to (height, width, 3) RGB of SDR, in its own size."""
+    is_hdr = frame.color_trc in HDR_TRANSFERS
+    if is_hdr and frame.width % 2:
+        # Of an odd width, libswscale maps the tones of subsampled chroma to wrong colours.
+        frame = frame.reformat(format="yuv444p10le")
+    converted = _reformatter(is_hdr).reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=Colorspace.ITU709 if is_untagged_hd(frame) else None,
+        # Asked for another transfer function, libswscale maps tones and primaries as well.
+        dst_color_trc=ColorTrc.BT709 if is_hdr else None,
+        dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
+        threads=threads,
+    )
+    return converted.to_ndarray().astype(np.uint8, copy=False)
 
 
 def _fitted(size: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int]:
@@ -192,11 +200,11 @@ class PixelShape:
     def __init__(self, stream: VideoStream) -> None:
         self._stated = stream.sample_aspect_ratio
         # Where the container says nothing, libav states what the first frames say.
-        self._is_container_s = self._stated != stream.codec_context.sample_aspect_ratio
+        self._by_container = self._stated != stream.codec_context.sample_aspect_ratio
 
     def of(self, coded: Fraction | None = None) -> Fraction | None:
         """Width by height of the pixels of a frame that is coded with this ratio."""
-        return self._stated if self._is_container_s else coded or self._stated
+        return self._stated if self._by_container else coded or self._stated
 
 
 class Deinterlacer:

@@ -58,12 +58,16 @@ class Timeline:
     def shown(self) -> NDArray[np.bool_]:
         """(packets,) whether each holds a frame that can be decoded and is shown, by its packet.
 
-        Frames before the first key frame cannot be decoded.
+        Frames before the first key frame cannot be decoded. (Those that follow the second one are
+        not before the first, even if the clock was set back between them.)
         """
-        if not len(self.pts) or not self.keys.any():
+        keys = np.flatnonzero(self.keys)
+        if not len(keys):
             return np.zeros(len(self.pts), bool)
-        from_key = np.greater_equal(self.pts, self.pts[np.argmax(self.keys)])
-        return np.asarray((from_key | (self.pts == NO_STAMP)) & ~self.hidden)
+        before_key = (self.pts < self.pts[keys[0]]) & (self.pts != NO_STAMP)
+        if len(keys) > 1:
+            before_key[keys[1] :] = False
+        return np.asarray(~before_key & ~self.hidden)
 
 
 def read_timeline(

@@ -123,6 +123,20 @@ def test_a_segment_of_fragments_is_counted_to_its_last_frame(made: Made, tmp_pat
     assert video.frames + video.truncated_frames == FRAMES
 
 
+def test_what_an_edit_list_leaves_out_is_not_missing(made: Made, tmp_path: Path) -> None:
+    """Groups of pictures before its start are in the file, but are not read."""
+    late = ["-avoid_negative_ts", "disabled", "-output_ts_offset", "-1", "-use_editlist", "1"]
+    path = tmp_path / "trimmed.mov"
+    ffmpeg("-i", made("h264.mp4"), "-c", "copy", *late, "-movflags", "+faststart", path)
+    video = probe(path, "trimmed")
+    assert (video.frames, video.truncated_frames) == (35, 0)
+    whole = path.read_bytes()
+    (tmp_path / "cut.mov").write_bytes(whole[: int(0.8 * len(whole))])
+    cut = probe(tmp_path / "cut.mov", "cut")
+    assert cut.truncated_frames > 0
+    assert cut.frames + cut.truncated_frames == pytest.approx(35, abs=1)
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "wmv", "flv"])
 def test_what_never_came_of_a_file_of_full_size_is_counted(
     muxed: Muxed, tmp_path: Path, suffix: str
