@@ -24,7 +24,7 @@ by less."""
 LONGEST_GAP_S = 60.0
 """More is a clock that was set anew."""
 
-CONSTANT_SHARE = 0.9
+CONSTANT_SHARE = 0.8
 """With fewer usual intervals than this the rate is variable, and nobody knows what is missing."""
 
 
