@@ -79,9 +79,11 @@ def odd_clips(made: Made, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     ffmpeg("-i", made("hevc.mp4"), "-c", "copy", folder / "raw.265")
     twice = made("mpeg2.ts").read_bytes() * 2
     (folder / "twice.ts").write_bytes(twice)
-    early = ["-c", "copy", "-f", "mpegts", "-"]
-    joined = (folder / "late.ts").read_bytes() + ffmpeg("-i", made("h264.mp4"), *early)
-    (folder / "set_back.ts").write_bytes(joined)
+    parts = [
+        ffmpeg("-i", made("h264.mp4"), "-c", "copy", "-output_ts_offset", at, "-f", "mpegts", "-")
+        for at in ("10", "0")
+    ]
+    (folder / "set_back.ts").write_bytes(b"".join(parts))
     for name in ("h264.mp4", "vp9.webm", "mpeg4.avi", "mpeg2.ts", "raw.264"):
         whole = made(name).read_bytes()
         (folder / f"cut_{name}").write_bytes(whole[: len(whole) * 6 // 10])
