@@ -79,9 +79,11 @@ def find_gaps(timeline: Timeline) -> Gaps:
         for at in _wide(steps, usual, longest)
     ]
     found = np.unique(np.concatenate([*lost, np.zeros(0)])).astype(np.int64)
-    if (timeline.dts == NO_STAMP).any():  # the first packet that is shown later came after the gap
+    if (timeline.dts == NO_STAMP).any():
         later = timeline.pts[:, None] > found
-        before = np.maximum(0, np.argmax(later, axis=0) - 1)
+        # With one later frame only the file is cut short: what was shown before that is gone.
+        followed = np.count_nonzero(later, axis=0) > 1
+        before = np.maximum(0, np.argmax(later, axis=0)[followed] - 1)
     else:
         before = _wide(np.diff(timeline.dts), usual, longest)
     return Gaps(lost=found, beside=np.unique(timeline.pts[before]))
