@@ -163,7 +163,7 @@ def check_surroundings(otherwise: str) -> None:
     # Ray looks for it in these places.
     named = [os.environ.get(name, "") for name in ("RAY_TMPDIR", "TMPDIR")]
     folder = next((Path(one) for one in named if one), Path("/tmp"))
-    way_out = f"set RAY_TMPDIR to another folder, or {otherwise}"
+    way_out = f"set RAY_TMPDIR to another folder; {otherwise}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -171,12 +171,12 @@ def check_surroundings(otherwise: str) -> None:
             file.write(bytes(mmap.PAGESIZE))
     except OSError as error:
         raise ClusterError(
-            f"Ray's temporary folder {folder} cannot be written ({error.strerror}); {way_out}"
+            f"Ray's temporary folder {folder} cannot be written ({error.strerror}): {way_out}"
         ) from error
     if free < TEMPORARY_BYTES:
         raise ClusterError(
             f"Ray's temporary folder {folder} is full ({free / 2**20:.0f} MiB free, "
-            f"{TEMPORARY_BYTES >> 20} needed); {way_out}"
+            f"{TEMPORARY_BYTES >> 20} needed): {way_out}"
         )
     try:
         with (

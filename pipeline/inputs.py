@@ -252,10 +252,11 @@ def _named(path: Path) -> InputFile | Skipped:
     """A file that was named: whatever it is, it is not passed over, unless it is our own."""
     if path.suffix.lower() == OWN_SUFFIX:
         return Skipped(path, f"{path} is a table. Name videos or images.", OWN_SUFFIX)
-    problem = _why_skipped(path)
-    if not way_out(path.suffix):
-        problem += " Leave it out, or convert it."
-    return InputFile(path, printable(path.name), None if _is_media(path) else printable(problem))
+    file = InputFile(path, printable(path.name))
+    if _is_media(path):
+        return file
+    otherwise = "" if way_out(path.suffix) else " Leave it out, or convert it."
+    return replace(file, problem=printable(_why_skipped(path) + otherwise))
 
 
 def _in_folder(folder: Path) -> Iterator[InputFile | Skipped]:
