@@ -34,6 +34,9 @@ FIELD_ORDERS: dict[int, Deinterlacing] = {2: "tff", 3: "bff", 4: "tff", 5: "bff"
 """Which field is shown first, by libav's field order: AV_FIELD_TT, _BB, _TB (with which it writes
 top field first to QuickTime files) and _BT."""
 
+SMALLEST_PX = 16
+"""Width and height from which on bwdif takes frames, however few pixels their chroma has."""
+
 SAME_SHAPE_PX = 1.0
 """A frame that differs from the video's shape by no more than this fills its whole size."""
 
@@ -223,6 +226,8 @@ class Deinterlacer:
 
     def wants(self, frame: av.VideoFrame) -> bool:
         """Whether a frame is to be deinterlaced."""
+        if min(frame.width, frame.height) < SMALLEST_PX:
+            return False
         return self._mode in ("tff", "bff") or (self._mode == "marked" and frame.interlaced_frame)
 
     def deinterlace(

@@ -76,7 +76,7 @@ def probe(
     `Decoder.probe` does the same in the decoding child.
 
     Args:
-        path: A video, or an image by its suffix (`IMAGE_SUFFIXES`), which is a video of one frame.
+        path: A video, or an image by its suffix (`IMAGE_SUFFIXES`): a frame for each picture in it.
         name: What the results call it.
         backend: One of `readers.BACKENDS`.
         deinterlace: Whether frames that are marked as interlaced are to be deinterlaced.

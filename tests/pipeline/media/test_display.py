@@ -134,6 +134,15 @@ def test_a_stream_that_is_interlaced_without_marks_is_deinterlaced(tmp_path: Pat
     assert comb(decoded(video)) < 0.3 * comb(shown_frames(path, 96, 160))
 
 
+@pytest.mark.parametrize("size", ["4x4", "16x12", "12x16", "16x16"])
+def test_frames_too_small_to_be_deinterlaced_are_shown(tmp_path: Path, size: str) -> None:
+    path = tmp_path / "small.mkv"
+    tiny = ["-f", "lavfi", "-i", f"color=red:size={size}:rate=25", "-frames:v", "3"]
+    encoder = ["-c:v", "ffv1", "-pix_fmt", "yuv410p", "-field_order", "tt"]
+    ffmpeg(*tiny, "-vf", "setfield=tff", *encoder, path)
+    assert len(decoded(probe(path, "small.mkv"))) == 3
+
+
 def test_an_interlaced_frame_is_the_same_with_threads(tmp_path: Path) -> None:
     path = tmp_path / "interlaced.avi"
     filters = "tinterlace=interleave_top,setfield=tff"
