@@ -119,7 +119,8 @@ def run_analysis(
     with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
         if store.is_new:
             progress.on_new_output(_model_in_words(settings, checkpoint))
-        inputs = replace(inputs, files=with_unique_names(inputs.files, store.names()))
+        names = store.names(file.path for file in inputs.files if not file.problem)
+        inputs = replace(inputs, files=with_unique_names(inputs.files, names))
         records: dict[str, VideoRecord] = {}
         for file in inputs.files:
             if record := store.record(file.name, file.path):

@@ -1,11 +1,12 @@
 """Records of inputs and the files that they are of."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emopipe.pipeline.storage import storage_for
+from emopipe.pipeline.storage import printable, storage_for
 from emopipe.pipeline.table.schema import VideoRecord
 
 
@@ -40,6 +41,22 @@ def is_gone(record: VideoRecord) -> bool:
         return storage.stat(storage.located(record.path)) is None
     except OSError:  # it cannot be known
         return False
+
+
+def moved_to(file: Path, gone: Iterable[VideoRecord]) -> VideoRecord | None:
+    """Return the record, of those whose file is gone, that is of this file, by name and content."""
+    storage = storage_for(file)
+    try:
+        info = storage.stat(file)
+        alike = {
+            record.sha256: record
+            for record in gone
+            if info and record.bytes == info.size
+            if Path(record.path or "").name == printable(file.name)
+        }
+        return alike.get(storage.sha256(file)) if alike else None
+    except OSError:  # whoever opens it will say so
+        return None
 
 
 def record_from(content: dict[str, Any]) -> VideoRecord:

@@ -14,7 +14,7 @@ only by a whole one, and then removes the folder. Files are reached through `pip
 """
 
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ from emopipe.pipeline.table.parts import (
     read_part,
     write_table,
 )
-from emopipe.pipeline.table.records import place_of, record_from, with_file
+from emopipe.pipeline.table.records import is_gone, moved_to, place_of, record_from, with_file
 from emopipe.pipeline.table.results import is_single_file
 from emopipe.pipeline.table.schema import VideoRecord, rows_schema
 
@@ -92,11 +92,23 @@ class Store:
         """Whether no earlier run has left records or unfinished work here that this one keeps."""
         return not (self._kept or self._new or self._resuming)
 
-    def names(self) -> dict[Path, str]:
-        """Return the name of each recorded input by its file's resolved path."""
+    def names(self, files: Iterable[Path] = ()) -> dict[Path, str]:
+        """Return the name of each recorded input by its file's resolved path.
+
+        Args:
+            files: inputs; one that has moved since, from where it was recorded, is known by its
+                file name and content.
+        """
         # Where older versions recorded a file twice, the name with rows counts.
         records = sorted(self._records().values(), key=lambda record: record.status != "failed")
-        return {place: record.video for record in records if (place := place_of(record))}
+        names = {place: record.video for record in records if (place := place_of(record))}
+        gone = {record.video: record for record in records if record.sha256 and is_gone(record)}
+        for file in files if gone else ():
+            place = self._storage.resolve(file)
+            if place not in names and (moved := moved_to(file, gone.values())):
+                names[place] = gone.pop(moved.video).video
+                self._note_moved(moved, file)
+        return names
 
     def others(self, named: Set[str]) -> list[VideoRecord]:
         """Return the records of the output's inputs that are not among the named ones."""

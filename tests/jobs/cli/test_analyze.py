@@ -159,6 +159,23 @@ def test_a_file_that_is_added_renames_no_other_and_all_that_the_results_hold_is_
     ) in result.stdout
 
 
+def test_folders_that_were_moved_are_known_whatever_their_names(here: Path) -> None:
+    """The second one's is part of a video's name."""
+    for width, folder in enumerate(("mon", "tue"), 700):
+        Path(folder).mkdir()
+        two_faces_picture().resize((width, 480)).save(f"{folder}/p01.png")
+    assert told(analyze("mon", "tue", "--json")) == (2, 0)
+    Path("tue").rename("a")
+    Path("mon").rename("b")
+    for _ in range(2):
+        result = analyze("a", "b")  # in the other order too
+        assert "all 2 inputs were done by an earlier run" in result.stderr
+        assert "also in the results" not in result.stdout
+    videos = read_results("results.parquet").videos.set_index("video")
+    assert videos.width.to_dict() == {"p01.png": 700, "tue/p01.png": 701}
+    assert videos.path["tue/p01.png"] == str(here / "a" / "p01.png")
+
+
 def test_what_failed_before_a_stop_is_tried_again(
     here: Path, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
