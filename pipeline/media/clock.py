@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 OUTLIER_S = 1.0
 """One timestamp that is off by more than this, between two that agree, is wrong."""
 
-LONGEST_INTERVAL_S = 3600.0
+LONGEST_INTERVAL_S = 24 * 3600.0
 SHORTEST_INTERVAL_S = 1e-4
 LATEST_S = 1e9
-"""Mean intervals and times beyond these come from a damaged or missing time base. A clock that
-leaps ahead by more than the longest interval was set anew, as where clips were joined."""
+"""Median intervals and times beyond these come from a damaged or missing time base."""
+
+LEAP_S = 3600.0
+"""Where a format allows it, a clock that leaps ahead by more than this was set anew, as where clips
+were joined."""
 
 MAX_REORDER = 16
 """Frames that the decoded picture buffer of H.264 and HEVC holds: timestamps in decoding order
@@ -44,12 +47,14 @@ class Clock:
     made_up: bool = False
 
 
-def read_clock(stamps: NDArray[np.float64], rate: float) -> Clock:
+def read_clock(stamps: NDArray[np.float64], rate: float, *, may_leap: bool = False) -> Clock:
     """Make strictly increasing times of timestamps.
 
     Args:
         stamps: (frames,) timestamps in s, in presentation order, at least one; NaN where missing.
         rate: Frames/s, for what the timestamps do not tell.
+        may_leap: Whether the format's clock may leap ahead, as MPEG-TS's. Elsewhere a long interval
+            is a pause.
     """
     known = np.isfinite(stamps)
     if not known.any() or _is_absurd(stamps[known]):
@@ -59,7 +64,7 @@ def read_clock(stamps: NDArray[np.float64], rate: float) -> Clock:
     interval = _usual_interval(stamps[known], rate)
     wrong = _outliers(stamps, max(OUTLIER_S, MAX_REORDER * interval))
     times = np.where(wrong, np.nan, stamps)
-    times, restarts = _continued(times, interval)
+    times, restarts = _continued(times, interval, LEAP_S if may_leap else np.inf)
     times = _filled(times, interval)
     times, tied = _nudged(times)
     told = {
@@ -130,7 +135,9 @@ def _outliers(stamps: NDArray[np.float64], far: float) -> NDArray[np.bool_]:
     return wrong
 
 
-def _continued(times: NDArray[np.float64], interval: float) -> tuple[NDArray[np.float64], int]:
+def _continued(
+    times: NDArray[np.float64], interval: float, leap: float
+) -> tuple[NDArray[np.float64], int]:
     """Put times in order and, where the clock was set anew, go on one interval later.
 
     Returns:
@@ -149,7 +156,7 @@ def _continued(times: NDArray[np.float64], interval: float) -> tuple[NDArray[np.
             latest = part[known][-1]
     known = np.isfinite(ordered)
     steps = np.diff(ordered[known])
-    leaps = steps > LONGEST_INTERVAL_S
+    leaps = steps > leap
     ordered[known] -= np.append(0, np.cumsum(np.where(leaps, steps - interval, 0)))
     return ordered, len(restarts) + int(leaps.sum())
 

@@ -9,12 +9,12 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from emopipe.pipeline.media.clock import read_clock
 from emopipe.pipeline.media.container import AV_TIME_BASE_HZ, ReadError, open_container
 from emopipe.pipeline.media.cut_short import read_stated
 from emopipe.pipeline.media.images import read_image_header
 from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
 from emopipe.pipeline.media.timeline import (
+    clock_of,
     origin_of,
     read_timeline,
     seconds_since,
@@ -70,14 +70,13 @@ def _listed_times(container: InputContainer, stream: VideoStream) -> NDArray[np.
 def _read_times(path: Path, container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
     """Read the times of the frames at the file's begin, and guess those of the rest."""
     timeline = read_timeline(container, stream, MOST_BYTES)
-    pts = timeline.pts[timeline.shown]  # in decoding order, which `read_clock` puts right
+    pts = timeline.pts[timeline.shown]  # in decoding order, which `clock_of` puts right
     if not len(pts):
         return np.zeros(0)
-    rate = stated_rate(stream)
-    times = read_clock(seconds_since(origin_of(container), pts, stream.time_base), rate).times
+    times = clock_of(container, stream, pts).times
     if timeline.is_whole:
         return times
-    seconds = _seconds(times, 1 / rate)
+    seconds = _seconds(times, 1 / stated_rate(stream))
     by_size = seconds * container.size / timeline.bytes
     duration = _stated_seconds(path, container, stream, float(times[0]))
     is_likely = by_size / LIKELY_FACTOR <= duration <= by_size * LIKELY_FACTOR

@@ -7,7 +7,6 @@ or two), the whole file is decoded once instead and the frames are counted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from emopipe.pipeline.media import readers
-from emopipe.pipeline.media.clock import Clock, find_restarts, read_clock
+from emopipe.pipeline.media.clock import Clock, find_restarts
 from emopipe.pipeline.media.container import ReadError, decode_all, open_container
 from emopipe.pipeline.media.cut_short import read_stated, truncated_frames
 from emopipe.pipeline.media.display import Display, PixelShape, display_of
@@ -27,10 +26,9 @@ from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES
 from emopipe.pipeline.media.timeline import (
     NO_STAMP,
     Timeline,
+    clock_of,
     origin_of,
     read_timeline,
-    seconds_since,
-    stated_rate,
 )
 from emopipe.pipeline.media.video import Video, VideoError
 from emopipe.pipeline.storage import storage_for
@@ -121,7 +119,7 @@ def _probe_video(
         gaps = find_gaps(timeline) if complained(container) else NO_GAPS
         stated = read_stated(path, container, stream)
         origin = origin_of(container)
-        index = _index_by_packets(timeline, gaps, stream, origin)
+        index = _index_by_packets(timeline, gaps, container, stream)
         others = _other_videos(container, stream)
     with open_container(path) as (container, stream):
         head = _head(container, stream, deinterlace)
@@ -129,7 +127,7 @@ def _probe_video(
         raise VideoError(f"{path} has no frame that can be decoded. Copy or record it again.")
     if index is None or not _agree(index, head):
         with open_container(path) as (container, stream):
-            index = _index_by_decoding(container, stream, origin, alive)
+            index = _index_by_decoding(container, stream, alive)
     times = index.clock.times
     fps = float((len(times) - 1) / np.ptp(times)) if len(times) > 1 else stated.fps
     return Video(
@@ -189,7 +187,7 @@ def _agree(index: _Index, head: _Head) -> bool:
 
 
 def _index_by_packets(
-    timeline: Timeline, gaps: Gaps, stream: VideoStream, origin: Fraction
+    timeline: Timeline, gaps: Gaps, container: InputContainer, stream: VideoStream
 ) -> _Index | None:
     """Index without decoding; None where the packets do not identify the frames."""
     shown = timeline.shown
@@ -199,7 +197,7 @@ def _index_by_packets(
         return None
     pts = np.union1d(timeline.pts[shown], gaps.lost)
     return _Index(
-        clock=read_clock(seconds_since(origin, pts, stream.time_base), stated_rate(stream)),
+        clock=clock_of(container, stream, pts),
         pts=pts,
         keyframe_pts=np.sort(timeline.pts[timeline.keys]),
         gaps=gaps,
@@ -215,7 +213,7 @@ def _is_reset(timeline: Timeline, stream: VideoStream) -> bool:
 
 
 def _index_by_decoding(
-    container: InputContainer, stream: VideoStream, origin: Fraction, alive: Callable[[], None]
+    container: InputContainer, stream: VideoStream, alive: Callable[[], None]
 ) -> _Index:
     """Index by counting the decoded frames: slow, but right where packets mislead."""
     stamps = []
@@ -223,9 +221,8 @@ def _index_by_decoding(
         alive()
         if frame:
             stamps.append(NO_STAMP if frame.pts is None else frame.pts)
-    seconds = seconds_since(origin, np.array(stamps, np.int64), stream.time_base)
     return _Index(
-        clock=read_clock(seconds, stated_rate(stream)),
+        clock=clock_of(container, stream, np.array(stamps, np.int64)),
         pts=np.arange(len(stamps)),
         keyframe_pts=np.zeros(0, np.int64),
     )

@@ -7,10 +7,12 @@ from fractions import Fraction
 
 import numpy as np
 from av.container import InputContainer
+from av.format import Flags
 from av.stream import Stream
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from emopipe.pipeline.media.clock import Clock, read_clock
 from emopipe.pipeline.media.container import AV_TIME_BASE_HZ, packets
 
 NO_STAMP = -(2**63)
@@ -149,6 +151,19 @@ def seconds_since(
     ticks = stamps.astype(np.float64) - float(origin / time_base)  # exact below 2**53
     seconds = ticks * time_base.numerator / time_base.denominator
     return np.where(stamps == NO_STAMP, np.nan, seconds)
+
+
+def clock_of(container: InputContainer, stream: VideoStream, pts: NDArray[np.int64]) -> Clock:
+    """Read the clock of some frames' timestamps, in s since the container's start.
+
+    Args:
+        container: The open file.
+        stream: Its video stream.
+        pts: (frames,) int64 in the stream's time base, or `NO_STAMP`, at least one.
+    """
+    seconds = seconds_since(origin_of(container), pts, stream.time_base)
+    may_leap = Flags.ts_discont in Flags(container.format.flags)  # MPEG-TS and its relatives
+    return read_clock(seconds, stated_rate(stream), may_leap=may_leap)
 
 
 def stated_rate(stream: VideoStream) -> float:

@@ -88,9 +88,10 @@ def test_short_clips_that_begin_at_the_same_time_go_on_as_well(length: int) -> N
 def test_pauses_stay_and_leaps_to_another_clock_do_not() -> None:
     stamps = np.arange(40) / RATE
     paused = np.where(np.arange(40) < 20, stamps, stamps + 600)
-    np.testing.assert_array_equal(read_clock(paused, RATE).times, paused)
+    np.testing.assert_array_equal(read_clock(paused, RATE, may_leap=True).times, paused)
     leapt = np.where(np.arange(40) < 20, stamps, stamps + 46_220)
-    clock = read_clock(leapt, RATE)
+    np.testing.assert_array_equal(read_clock(leapt, RATE).times, leapt)
+    clock = read_clock(leapt, RATE, may_leap=True)
     np.testing.assert_allclose(clock.times, stamps, atol=1e-9)
     assert re.fullmatch(r"joined or restarted clocks.*: 1", clock.notes[0])
 
@@ -128,7 +129,7 @@ def test_timestamps_in_decoding_order_are_put_in_order(groups: list[int]) -> Non
         [0.0] * 30 + [0.04] * 20,
         list(np.arange(50) * 1e8 + 2e9),
         list(np.arange(50) * 1e-6),
-        list(np.arange(50) * 1e4),
+        list(np.arange(50) * 1e5),
     ],
     ids=["none", "equal", "two", "late", "dense", "sparse"],
 )
