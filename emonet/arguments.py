@@ -91,6 +91,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f": did you mean {by_lower_case[near[0]]}?" if near else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 frame" or "2,000 frames"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def one_of(choices: Iterable[str]) -> str:
     """The choices in words."""
     return f"one of {', '.join(choices)}"

@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 from rich.filesize import decimal
 
+from emopipe.emonet.arguments import counted
 from emopipe.pipeline.inputs import InputFile
 from emopipe.pipeline.media.decoder import DecodeError, Decoder
 from emopipe.pipeline.media.sampling import sample_times
@@ -35,11 +36,10 @@ class Estimate:
     bytes: int
 
     def __str__(self) -> str:
-        plural = "" if self.inputs == 1 else "s"
         unreadable = f", {self.unreadable} of them unreadable" if self.unreadable else ""
         return (
-            f"{self.inputs:,} input{plural}{unreadable}, "
-            f"{timedelta(seconds=round(self.seconds))} long: about {self.frames:,} frames "
+            f"{counted(self.inputs, 'input')}{unreadable}, "
+            f"{timedelta(seconds=round(self.seconds))} long: about {counted(self.frames, 'frame')} "
             f"to analyze, about {decimal(self.bytes)} of results"
         )
 

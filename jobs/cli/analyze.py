@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from emopipe.emonet.arguments import counted
 from emopipe.jobs.cli.base import Command, name_options, option
 from emopipe.jobs.cli.options import build, given, options_of
 from emopipe.jobs.cluster import ENGINES, ClusterOptions
@@ -140,7 +141,7 @@ def _in_words(summary: dict[str, Any]) -> str:
         when = ", all by an earlier run"
     return (
         f"{summary['ok']} ok, {summary['partial']} partial, {summary['failed']} failed: "
-        f"{summary['frames']:,} frames, {summary['faces']:,} faces{when}\n"
+        f"{counted(summary['frames'], 'frame')}, {counted(summary['faces'], 'face')}{when}\n"
         f"{_others_in_words(summary['others'])}"
         f"{summary['results']}  (videos: {summary['videos']})"
     )
@@ -151,7 +152,7 @@ def _others_in_words(others: dict[str, int]) -> str:
     if not others["inputs"]:
         return ""
     inputs, gone = others["inputs"], others["gone"]
-    which = f"{inputs:,} input{'s' if inputs > 1 else ''} of earlier runs not named here"
+    which = f"{counted(inputs, 'input')} of earlier runs not named here"
     files = "its file is" if inputs == 1 else "their files are" if gone == inputs else ""
     some = f"{gone:,} of their files {'is' if gone == 1 else 'are'}"
     missing = f" ({files or some} gone)" if gone else ""

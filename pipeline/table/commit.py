@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from emopipe.emonet.arguments import counted
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table.parts import failure_reason
 from emopipe.pipeline.table.schema import VideoRecord
@@ -175,8 +176,8 @@ def _problem(video: Video, absent: int, wanted: int, truncated: bool, reason: st
         problems.append(f"{absent} of {wanted} sampled frames are missing")
     if truncated:
         problems.append(
-            f"the file is cut short: about {video.truncated_frames} frames that it promises are "
-            f"not in it"
+            f"the file is cut short: it lacks about {counted(video.truncated_frames, 'frame')} "
+            f"that it promises"
         )
     return "; ".join(problems) + (f" ({reason})" if reason else "")
 

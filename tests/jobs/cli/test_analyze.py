@@ -78,7 +78,7 @@ def table(*arguments: str | Path) -> Results:
 def test_all_done_is_0_and_says_where_the_results_are(here: Path, media: Path) -> None:
     result = analyze(media / "two.png")
     assert result.exit_code == 0
-    assert "1 ok, 0 partial, 0 failed: 1 frames, 2 faces" in result.stdout
+    assert "1 ok, 0 partial, 0 failed: 1 frame, 2 faces" in result.stdout
     assert "results.parquet" in result.stdout and "results.videos.parquet" in result.stdout
     assert "emonet-lite (bundled)" in result.stderr and "models fetch emonet-8" in result.stderr
     assert len(read_results("results.parquet").rows) == 2
@@ -206,7 +206,7 @@ def test_a_run_says_what_is_new_in_it(here: Path, media: Path) -> None:
     assert line in first.stderr and "--model emonet-8" in first.stderr
     assert "frames/s" in first.stdout
     assert "model" not in second.stderr + third.stderr
-    assert "1 frames, 2 faces, all by an earlier run\n" in second.stdout
+    assert "1 frame, 2 faces, all by an earlier run\n" in second.stdout
     assert "frames/s" not in second.stdout
     assert "3 frames, 4 faces, 1 of the frames by an earlier run, the others in" in third.stdout
 
@@ -449,7 +449,7 @@ def test_a_dry_run_starts_no_ray(here: Path, media: Path, monkeypatch: pytest.Mo
     for options in ([], ["--engine", "ray"], ["--cpus", "2"]):
         result = command("analyze", media / "two.png", "--dry-run", *options)
         assert result.exit_code == 0, result.output
-        assert "about 1 frames" in result.stderr
+        assert "about 1 frame" in result.stderr
 
 
 @pytest.fixture(scope="module")
