@@ -16,11 +16,19 @@ from itertools import chain, count
 import av
 import av.error
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from emopipe.pipeline.media.container import NEEDS_SLICE_THREADS, packets
 from emopipe.pipeline.media.video import Video
+
+AVCC = b"\1"
+"""H.264's parameters begin with this where its units come after their lengths, as in MP4 (ISO/IEC
+14496-15, 5.3.3.1), instead of start codes."""
+
+NON_KEY_SLICE = 1
+"""H.264's nal_unit_type of a slice that is not of a key frame (ITU-T H.264, table 7-1)."""
 
 MAX_REORDER = 16
 """A frame is shown at most so many frames after it was decoded: the most that the picture buffers
@@ -87,7 +95,9 @@ def undamaged_frames(
     """
     context = stream.codec_context
     by_stamp = len(video.keyframe_pts) > 0
-    references = _References(context.name, by_stamp, set(video.distrusted_pts.tolist()))
+    order_is_stated = by_stamp and container.format.name != "avi"  # there libav guesses timestamps
+    distrusted = set(video.distrusted_pts.tolist())
+    references = _References(context, by_stamp, order_is_stated, distrusted)
     decoded: deque[tuple[_Packet, DecodedFrame]] = deque()
     # With frame threads the error of a packet surfaces some packets later.
     suspects: deque[_Packet] = deque(maxlen=context.thread_count)
@@ -143,6 +153,7 @@ class _Packet:
         is_leading: Whether its frame is shown before the one of `key`, and so may refer to frames
             before that (an open group of pictures).
         is_early: Whether its frame is shown before one that was decoded earlier.
+        says_no_reference: Whether it says itself that no frame refers to its own.
         was_shown: Whether the decoder gave its frame.
         damaged: Whether it is damaged itself; None while that is not known.
         intact: Whether its frame is right: neither it nor what it may refer to is damaged; None
@@ -157,6 +168,7 @@ class _Packet:
     key: _Packet | None
     is_leading: bool
     is_early: bool
+    says_no_reference: bool = False
     was_shown: bool = False
     damaged: bool | None = None
     intact: bool | None = None
@@ -171,21 +183,31 @@ class _References:
     """Follows in decoding order how damage spreads.
 
     Args:
-        codec: Name of the decoder.
+        context: The decoder.
         by_stamp: Whether each packet but the hidden ones holds the frame of its timestamp, and the
             first one a key frame. Otherwise a packet may hold no frame, and where no key frame is
             marked frames count as undamaged until damage is met.
+        order_is_stated: Whether the timestamps are the container's and so not changed by damage.
         distrusted: See `Video.distrusted_pts`.
     """
 
-    def __init__(self, codec: str, by_stamp: bool, distrusted: set[int]) -> None:
-        self._codec = codec
+    def __init__(
+        self,
+        context: VideoCodecContext,
+        by_stamp: bool,
+        order_is_stated: bool,
+        distrusted: set[int],
+    ) -> None:
+        self._order_is_stated = order_is_stated
+        self._codec = context.name
+        self._has_lengths = (context.extradata or b"").startswith(AVCC)
         self._distrusted = distrusted
         self._by_stamp = by_stamp
         self._orders = count()
         self._pending: deque[_Packet] = deque()  # from the first that may or may not be damaged
         self._key: _Packet | None = None
-        self._latest: int | None = None  # the greatest timestamp
+        self._latest: int | None = None  # the greatest timestamp of packets
+        self._shown: int | None = None  # and of frames that came
         self._intact = not by_stamp  # what the next frame refers to
         self._leading_intact = not by_stamp  # what the next leading frame refers to
 
@@ -197,6 +219,8 @@ class _References:
     def add(self, packet: av.Packet[VideoStream]) -> _Packet:
         """Follow a packet, the next one in decoding order."""
         stamp = packet.pts if self._by_stamp else None
+        key, place = self._key, stamp if self._order_is_stated else None  # among the frames shown
+        is_first_group = key is not None and key.key is None
         added = _Packet(
             order=next(self._orders),
             stamp=stamp,
@@ -206,15 +230,17 @@ class _References:
                 and (self._codec in FRAMELESS_PACKETS or packet.size < EMPTY_BYTES)
             ),
             is_key=packet.is_keyframe,
-            is_reference=not packet.is_disposable,
-            key=self._key,
-            is_leading=_is_before(stamp, self._key.stamp if self._key else None),
-            is_early=_is_before(stamp, self._latest),
+            is_reference=not packet.is_disposable or self._codec == "h264",
+            key=key,
+            is_leading=_is_before(stamp if is_first_group else place, key.stamp if key else None),
+            is_early=_is_before(place, self._latest),
         )
+        if added.is_early and self._codec == "h264":
+            added.says_no_reference = _says_no_reference(bytes(packet), self._has_lengths)
         if added.is_key:
             self._key = added
         if not added.is_early:
-            self._latest = stamp
+            self._latest = place
         if stamp in self._distrusted:
             added.mark(damaged=True)
             added.is_reference = True  # what is missing after it may be one
@@ -232,14 +258,17 @@ class _References:
         is_predicted = frame.pict_type in PREDICTED
         if is_predicted and self._codec not in PREDICTED_KEY_FRAMES:
             source.is_key = False
-        if not self._by_stamp:
+        if not self._order_is_stated:
             source.is_leading = source.key is not None and not source.key.was_shown
         refers_to_nothing = is_predicted and source.key is None and not source.is_key
         source.mark(damaged=frame.is_corrupt or refers_to_nothing)
-        # A damaged frame's picture type may be wrong, but its timestamp is not part of it.
-        is_b_frame = source.is_early and frame.pict_type == PictureType.B
-        if is_b_frame and self._codec in B_FRAMES_ARE_NO_REFERENCES:
-            source.is_reference = False
+        # What a damaged frame says of itself may be wrong, but timestamps are not part of it: one
+        # that nothing refers to is shown before another that was decoded earlier, in its turn.
+        is_b_frame = frame.pict_type == PictureType.B and self._codec in B_FRAMES_ARE_NO_REFERENCES
+        if (is_b_frame or source.says_no_reference) and source.is_early:
+            source.is_reference &= _is_before(stamp, self._shown)
+        if not _is_before(stamp, self._shown):
+            self._shown = stamp
         for packet in self._pending:
             if _is_before(packet.stamp, stamp) or packet.order + MAX_REORDER < source.order:
                 packet.mark(damaged=not packet.may_be_empty)
@@ -270,3 +299,16 @@ class _References:
 
 def _is_before(stamp: int | None, other: int | None) -> bool:
     return stamp is not None and other is not None and stamp < other
+
+
+def _says_no_reference(packet: bytes, has_lengths: bool) -> bool:
+    """Whether a packet of H.264 holds a frame that no other refers to: nal_ref_idc is 0."""
+    units, position = [], 0
+    if has_lengths:
+        while position + 4 < len(packet):
+            units.append(packet[position + 4])
+            position += 4 + int.from_bytes(packet[position : position + 4])
+    else:
+        units = [unit[0] for unit in packet.split(b"\0\0\1")[1:] if unit]
+    slices = [unit for unit in units if unit & 31 == NON_KEY_SLICE]
+    return bool(slices) and not any(unit >> 5 & 3 for unit in slices)
