@@ -144,7 +144,7 @@ def _probe_video(
         times=times,
         pts=index.pts,
         keyframe_pts=index.keyframe_pts,
-        distrusted_pts=index.gaps.beside,
+        distrusted_pts=gaps.beside,
         fps=fps,
         truncated_frames=truncated_frames(stated, timeline, fps),
         size=size,

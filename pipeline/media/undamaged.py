@@ -241,9 +241,10 @@ class _References:
             self._key = added
         if not added.is_early:
             self._latest = place
-        if stamp in self._distrusted:
+        if packet.pts in self._distrusted:
             added.mark(damaged=True)
-            added.is_reference = True  # what is missing after it may be one
+            # What is missing after it may be a reference, so it stands for one.
+            added.is_reference, added.is_early = True, False
         if packet.is_corrupt and self._by_stamp:  # also said where clips of MPEG-TS are joined
             added.mark(damaged=True)
         self._pending.append(added)
