@@ -64,9 +64,10 @@ LEAST_OF_FFMPEG = 0.95
 MOST_WRONG = 0.01
 """The bars for all files together; the second one without those of `UNNOTICED`."""
 
-UNNOTICED = frozenset({"hevc.mp4", "vp8.webm", "vp9.webm", "wmv2.wmv"})
-"""Clips whose decoders take almost any bits for a picture: of these, 3 to 22 % of the delivered
-frames are wrong, but nothing says so. Nor can it be told from the pictures what is a cut."""
+UNNOTICED = frozenset({"hevc.mp4", "vp8.webm", "vp9.webm"})
+"""Clips whose decoders take almost any bits for a picture and say nothing, not even in their logs:
+of 5,000 files, 12.6, 9.1 and 3.8 % of the frames delivered of these are wrong. The table shows them;
+the bar for wrong frames is for the other nine clips."""
 
 
 @dataclass(frozen=True)
