@@ -66,7 +66,7 @@ MOST_WRONG = 0.01
 
 UNNOTICED = frozenset({"hevc.mp4", "vp8.webm", "vp9.webm"})
 """Clips whose decoders take almost any bits for a picture and say nothing, not even in their logs:
-of 5,000 files, 12.6, 9.1 and 3.8 % of the frames delivered of these are wrong. The table shows them;
+of 5,000 files, 12.6, 9.1 and 3.8 % of the frames delivered of these are wrong. The table has them;
 the bar for wrong frames is for the other nine clips."""
 
 
@@ -283,8 +283,12 @@ def parallel_outcomes(folder: Path, seeds: range, jobs: int) -> Iterator[Outcome
             yield from found
 
 
-def shortcomings(found: list[Outcome]) -> dict[str, list[Outcome]]:
+def shortcomings(found: list[Outcome], most_wrong: float = MOST_WRONG) -> dict[str, list[Outcome]]:
     """Hold outcomes to the bars.
+
+    Args:
+        found: The outcomes.
+        most_wrong: The part of the delivered frames that may be wrong.
 
     Returns:
         Each bar that is missed, in words, with the files to blame.
@@ -301,7 +305,7 @@ def shortcomings(found: list[Outcome]) -> dict[str, list[Outcome]]:
     if good < LEAST_OF_FFMPEG * clean:
         fewer = [one for one in found if one.good < one.clean]
         missed[f"{good / clean:.3f} of ffmpeg's clean frames delivered"] = fewer
-    if wrong > MOST_WRONG * delivered:
+    if wrong > most_wrong * delivered:
         missed[f"{wrong / delivered:.2%} of delivered frames wrong"] = [
             one for one in noticed if one.wrong
         ]
