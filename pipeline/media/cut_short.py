@@ -1,12 +1,13 @@
 """How much of a file that was cut short is gone, by what its container states.
 
 A file is cut short where the container states more bytes than there are, or where the packets of
-all its streams end before the end that it states. MPEG-TS, MPEG-PS, Ogg and raw streams state
-neither.
+all its streams end before the end that it states. MPEG-TS and Ogg state neither, but show whether
+they stop in the middle; MPEG-PS and raw streams do not even show that.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,17 @@ EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 LIVE = 0xFFFFFFFF
 """RIFF size, besides 0, of a file whose writer could not go back to state it."""
 
+TS_PACKETS = {188: 0, 192: 188, 204: 0}
+"""Bytes of a packet of MPEG-TS: plain, with a time code before it (AVCHD, Blu-ray), with a checksum
+after it (ISO/IEC 13818-1, 2.4.3); and what a whole file has left after the sync byte of a packet and
+as many packets as fit."""
+
+TS_SYNC = 0x47
+"""First byte of a packet."""
+
+OGG_PAGE, OGG_LAST = b"OggS", 4
+"""Begin of a page, and the flag of a stream's last one (RFC 3533, 6)."""
+
 WHOLE = -1
 """Stands for the whole among the indices of streams."""
 
@@ -73,6 +85,7 @@ class Stated:
         video: Index of the video stream.
         bytes: Size of the file; None where it does not state that.
         found_bytes: The size that the file has.
+        stops_midway: Whether the file, of a format that states no size, stops in the middle.
         fps: The video's frames/s.
     """
 
@@ -81,6 +94,7 @@ class Stated:
     video: int
     bytes: int | None
     found_bytes: int
+    stops_midway: bool
     fps: float
 
     @property
@@ -107,6 +121,7 @@ def read_stated(path: Path, container: InputContainer, stream: VideoStream) -> S
         video=stream.index,
         bytes=_stated_size(path) if states_end else None,
         found_bytes=container.size,
+        stops_midway=_stops_midway(path, container.format.name),
         fps=stated_rate(stream),
     )
 
@@ -120,10 +135,13 @@ def truncated_frames(stated: Stated, timeline: Timeline, fps: float) -> int:
         fps: Mean frames/s of the frames that were found.
 
     Returns:
-        The number: exact for MP4, from stated durations for others; 0 for a whole file.
+        The number: exact for MP4, from stated durations for others; 1 where nobody knows how many;
+        0 for a whole file.
     """
     if stated.frames is not None:
         return max(0, stated.frames - len(timeline.pts))
+    if stated.stops_midway:
+        return 1
     end = timeline.ends.get(stated.video)
     if end is None or not stated.ends:
         return 0
@@ -170,6 +188,33 @@ def _stated_ends(path: Path, container: InputContainer) -> dict[int, float]:
     elif container.format.name != "avi":
         ends[WHOLE] = (container.duration or 0) / AV_TIME_BASE_HZ
     return {index: end for index, end in ends.items() if end and 0 < end <= LONGEST_S}
+
+
+def _stops_midway(path: Path, container_format: str) -> bool:
+    with path.open("rb") as file:
+        if container_format == "mpegts":
+            return _ends_within_packet(file)
+        if container_format == "ogg":
+            return not _has_last_page(file)
+    return False
+
+
+def _ends_within_packet(file: BinaryIO) -> bool:
+    head = np.frombuffer(file.read(HEAD_BYTES), np.uint8)
+    size = file.seek(0, os.SEEK_END)
+    for length, rest in TS_PACKETS.items():
+        for begin in np.flatnonzero(head[:length] == TS_SYNC).tolist():
+            if (head[begin::length] == TS_SYNC).all():
+                return bool((size - begin) % length != rest)
+    return False  # damaged
+
+
+def _has_last_page(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - HEAD_BYTES))  # more than a page takes
+    tail = file.read()
+    page = tail.rfind(OGG_PAGE)
+    return page >= 0 and page + 5 < len(tail) and bool(tail[page + 5] & OGG_LAST)
 
 
 def _clock_seconds(text: str) -> float | None:

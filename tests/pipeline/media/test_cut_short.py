@@ -148,3 +148,19 @@ def test_what_never_came_of_a_file_of_full_size_is_counted(
     video = probe(tmp_path / f"zeros.{suffix}", suffix)
     assert 15 < video.truncated_frames < 45
     assert video.frames + video.truncated_frames == pytest.approx(FRAMES, abs=1)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "m2ts", "ogv"])
+def test_what_stops_in_the_middle_is_cut_short_where_nothing_states_a_length(
+    muxed: Muxed, tmp_path: Path, suffix: str
+) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    source = muxed("ogv" if suffix == "ogv" else "ts", 2.4)
+    ffmpeg("-i", source, "-c", "copy", whole)
+    assert probe(whole, "whole").truncated_frames == 0
+    content = whole.read_bytes()
+    for part in (0.3, 0.5, 0.9):
+        cut = tmp_path / f"cut.{suffix}"
+        length = int(len(content) * part)
+        cut.write_bytes(content[: length + (length % 188 == 0 or length % 192 == 0)])
+        assert probe(cut, "cut").truncated_frames == 1
