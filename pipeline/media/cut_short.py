@@ -62,8 +62,8 @@ LIVE = 0xFFFFFFFF
 
 TS_PACKETS = {188: 0, 192: 188, 204: 0}
 """Bytes of a packet of MPEG-TS: plain, with a time code before it (AVCHD, Blu-ray), with a checksum
-after it (ISO/IEC 13818-1, 2.4.3); and what a whole file has left after the sync byte of a packet and
-as many packets as fit."""
+after it (ISO/IEC 13818-1, 2.4.3); and what a whole file has left after the sync byte of a packet
+and as many packets as fit."""
 
 TS_SYNC = 0x47
 """First byte of a packet."""
