@@ -161,6 +161,20 @@ class EmoNet(nn.Module):
                 f"EmoNet takes crops whose sides are multiples of {SIZE_MULTIPLE}, "
                 f"not {crops.shape[-1]}×{crops.shape[-2]}"
             )
+        heatmaps, pooled, first_heatmaps = self.trunk(crops)
+        logits, valence, arousal = self.head(pooled)
+        return EmoNetOutput(heatmaps, logits, valence, arousal, first_heatmaps)
+
+    def trunk(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All but the last layers.
+
+        Args:
+            crops: see `forward`.
+
+        Returns:
+            The heatmaps (N, 68, size / 4, size / 4), the features (N, width), and the heatmaps of
+            the first hourglass.
+        """
         stem = self._stem(crops)
         first_features, first_heatmaps = self._stack(0, stem)
         first_features = self.bl0(first_features)
@@ -170,11 +184,21 @@ class EmoNet(nn.Module):
         attention = heatmaps.sum(dim=1, keepdim=True)
         attended = torch.cat((first_features, second_features), dim=1) * attention
         emotion = self.conv1x1_input_emo_2(torch.cat((stem, attended), dim=1))
-        # The predictor keeps the last layers in float32, as bfloat16 would round valence to 1/256.
         pooled = self.emo_net_2(emotion).to(self.emo_fc_2[0].weight.dtype).mean(dim=(2, 3))
-        out = self.emo_fc_2(pooled)
+        return heatmaps, pooled, first_heatmaps
+
+    def head(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The last layers, which the predictor keeps in float32: bfloat16 rounds valence to 1/256.
+
+        Args:
+            features: (N, width), from `trunk`.
+
+        Returns:
+            Logits (N, classes), valence (N,) and arousal (N,).
+        """
+        out = self.emo_fc_2(features)
         n = self.n_expression
-        return EmoNetOutput(heatmaps, out[:, :n], out[:, n], out[:, n + 1], first_heatmaps)
+        return out[:, :n], out[:, n], out[:, n + 1]
 
     def _stem(self, crops: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(crops)), inplace=True)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +10,18 @@ from numpy.typing import NDArray
 
 from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.checkpoint import Checkpoint, open_model
+from emopipe.emonet.conversion import openvino_trunk
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNet
+from emopipe.emonet.runtime import (
+    OPENVINO_PRECISIONS,
+    Infer,
+    compiled,
+    multiplies_bfloat16,
+    resolve_runtime,
+)
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -82,9 +89,13 @@ class Predictor:
         device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest available).
         precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
         faces_per_batch: crops per forward pass; None for the device's default.
+        runtime: what computes the network on a CPU, one of `emonet.runtime.RUNTIMES`; elsewhere,
+            and in float16, it is PyTorch. OpenVINO takes the weights from the checkpoint.
+        threads: CPU threads of OpenVINO; None for all cores. PyTorch's are the process's.
 
     Raises:
         DeviceError: the machine has no such device, or the precision is unknown.
+        RuntimeChoiceError: OpenVINO is asked for, but is not installed.
     """
 
     def __init__(
@@ -94,12 +105,19 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         faces_per_batch: int | None = None,
+        runtime: str = "torch",
+        threads: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.faces_per_batch = faces_per_batch or FACES_PER_BATCH[self.device.type]
         self._dtype = PRECISIONS[self.precision]
+        self._trunk: Infer | None = None
+        on_cpu = self.device.type == "cpu" and self.precision in OPENVINO_PRECISIONS
+        if resolve_runtime(runtime) == "openvino" and on_cpu:
+            trunk = openvino_trunk(model, checkpoint)
+            self._trunk = compiled(trunk, self.precision, threads)
         self._model = model.eval().to(self.device, self._dtype)
         self._model.emo_fc_2.float()
         # PyTorch's stubs lack this overload.
@@ -145,14 +163,18 @@ class Predictor:
         n = len(crops)
         if self.device.type == "cpu" and n < LEAST_CROPS:
             crops = np.concatenate((crops, np.zeros((LEAST_CROPS - n, *crops.shape[1:]), np.uint8)))
-        # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
-        x = torch.tensor(crops, device=self.device).permute(0, 3, 1, 2)
-        out = self._model(x.to(self._dtype) / 255)
-        points, heights = decode_heatmaps(out.heatmaps)
+        if self._trunk:
+            heatmaps, features = map(torch.from_numpy, self._trunk(np.ascontiguousarray(crops)))
+        else:
+            # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
+            x = torch.tensor(crops, device=self.device).permute(0, 3, 1, 2)
+            heatmaps, features, _ = self._model.trunk(x.to(self._dtype) / 255)
+        logits, valence, arousal = self._model.head(features)
+        points, heights = decode_heatmaps(heatmaps)
         tensors = (
-            out.logits.float().softmax(dim=1),
-            out.valence.float().clamp(-1, 1),
-            out.arousal.float().clamp(-1, 1),
+            logits.float().softmax(dim=1),
+            valence.float().clamp(-1, 1),
+            arousal.float().clamp(-1, 1),
             points,
             heights.mean(dim=1).clamp(0, 1),
         )
@@ -176,6 +198,7 @@ def load_model(
     classes: Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    runtime: str = "auto",
 ) -> Predictor:
     """Load a model that predicts from crops of faces. Nothing is downloaded.
 
@@ -196,6 +219,7 @@ def load_model(
         classes: names for its classes, in the order of its logits, instead of its own.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest available).
         precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
+        runtime: what computes it on a CPU: "openvino", "torch" or "auto" (OpenVINO if installed).
 
     Returns:
         A function of (N, size, size, 3) uint8 RGB crops that returns `Predictions`. Where a crop is
@@ -208,7 +232,7 @@ def load_model(
         raise ArgumentError(f"`name` is a model's name or a checkpoint's path, not {name!r}")
     names = None if classes is None else tuple(map(str, classes))
     model, checkpoint = open_model(os.fspath(name), names, argument="name")
-    return Predictor(model, checkpoint, device, precision)
+    return Predictor(model, checkpoint, device, precision, runtime=runtime)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -257,13 +281,4 @@ def _native_precision(device: torch.device) -> str:
         return "bfloat16" if major >= 8 else "float16" if major >= 7 else "float32"
     if device.type == "mps":
         return "float16"
-    return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 instructions; PyTorch's emulation is slower than float32."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = {word for line in cpuinfo.read_text().splitlines() for word in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return "bfloat16" if multiplies_bfloat16() else "float32"

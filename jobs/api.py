@@ -12,6 +12,7 @@ from typing import Any
 
 from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.fields import help_lines
+from emopipe.emonet.runtime import Runtime
 from emopipe.jobs import engine as engines
 from emopipe.jobs.cluster import ClusterOptions, Engine
 from emopipe.pipeline.faces.align import CropMode
@@ -52,6 +53,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     landmarks: LandmarkType = "float32",
     device: str = "auto",
     precision: Precision = "auto",
+    runtime: Runtime = "auto",
     faces_per_batch: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,

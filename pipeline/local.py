@@ -92,7 +92,13 @@ class LocalEngine:
         self._settings = settings
         self._progress = progress
         self._predictor = Predictor(
-            model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
+            model,
+            checkpoint,
+            settings.device,
+            settings.precision,
+            settings.faces_per_batch,
+            settings.runtime,
+            settings.threads,
         )
         self._decoder = decoder
         self._faces = FaceStage(settings, checkpoint.crop, checkpoint.input_size, decoder)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import check_settings, documented, setting
 from emopipe.emonet.files import sha256_of
+from emopipe.emonet.runtime import RUNTIMES, Compute, Runtime, cpu_compute, resolve_runtime
 from emopipe.pipeline.faces.align import CropMode
 from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, SMALLEST_LONG_SIDE, weights_files
 from emopipe.pipeline.faces.selection import Selection
@@ -124,6 +125,13 @@ class Settings:
         group="speed",
         choices=PRECISIONS,
     )
+    runtime: Runtime = setting(
+        RUNTIMES[0],
+        "What computes the networks on a CPU; auto is OpenVINO where it is installed. torch means "
+        "OpenCV for the detectors that are no PyTorch networks.",
+        group="speed",
+        choices=RUNTIMES,
+    )
     faces_per_batch: int | None = setting(
         None, "Faces in a forward pass of the network.", group="speed", least=1, unset="by device"
     )
@@ -155,6 +163,7 @@ def resolved(settings: Settings) -> Settings:
 
     Raises:
         DeviceError: the machine has no such device, or the device no such precision.
+        RuntimeChoiceError: it has no such runtime.
     """
     from emopipe.emonet.predictor import FACES_PER_BATCH, resolve_device, resolve_precision
 
@@ -163,8 +172,18 @@ def resolved(settings: Settings) -> Settings:
         settings,
         device=str(device),
         precision=resolve_precision(settings.precision, device),
+        runtime=resolve_runtime(settings.runtime),
         faces_per_batch=settings.faces_per_batch or FACES_PER_BATCH[device.type],
     )
+
+
+def compute_of(settings: Settings) -> Compute:
+    """How networks are computed on the CPU: the detector's in any case.
+
+    Args:
+        settings: from `resolved`.
+    """
+    return cpu_compute(settings.runtime, settings.precision, settings.threads)
 
 
 def sampler(settings: Settings) -> Callable[[Video], NDArray[np.int64]]:
@@ -208,6 +227,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "end": settings.end,
         "landmarks": settings.landmarks,
         "precision": settings.precision,
+        "runtime": settings.runtime,
     }
     canonical = json.dumps(decisive, sort_keys=True)
     return {

@@ -18,7 +18,7 @@ from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.readers import other_backend
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
-from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.settings import Settings, compute_of
 from emopipe.pipeline.table.schema import DetectedSpan, span_rows
 
 DETECTION_BATCH = 16
@@ -46,7 +46,7 @@ class FaceStage:
             weights=settings.detector_weights,
             long_side=settings.detect_size,
             min_score=settings.selection.min_score,
-            threads=settings.threads,
+            compute=compute_of(settings),
         )
         self._crop = crop
         self._size = size

@@ -147,7 +147,13 @@ def _emotion_stage(config: WorkerConfig) -> EmotionStage:
 
     settings, checkpoint = config.settings, config.checkpoint
     predictor = Predictor(
-        config.model, checkpoint, settings.device, settings.precision, settings.faces_per_batch
+        config.model,
+        checkpoint,
+        settings.device,
+        settings.precision,
+        settings.faces_per_batch,
+        settings.runtime,
+        settings.threads,
     )
     return EmotionStage(predictor, rows_schema(checkpoint.classes, settings.landmarks))
 

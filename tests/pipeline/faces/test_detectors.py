@@ -13,6 +13,7 @@ from real_frames import clip_frames, load_image
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import MissingWeightsError
+from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.detectors import (
     DETECTORS,
@@ -284,8 +285,25 @@ def test_detector_options_out_of_range_are_refused(
 @pytest.mark.usefixtures("opencv_threads")
 def test_threads_are_those_asked_for() -> None:
     for threads in (1, 2):
-        load_detector("centerface", threads=threads)
+        load_detector("centerface", compute=Compute("torch", "float32", threads))
         assert cv2.getNumThreads() == threads
+
+
+@pytest.mark.parametrize(
+    ("precision", "pixels", "score"), [("float32", 0.01, 1e-4), ("bfloat16", 2.0, 0.03)]
+)
+def test_openvino_finds_the_faces_that_opencv_finds(
+    precision: str, pixels: float, score: float
+) -> None:
+    pytest.importorskip("openvino", reason="has no wheel for this machine")
+    image = np.asarray(two_faces_picture())
+    expected, found = (
+        load_detector("centerface", compute=Compute(runtime, precision)).detect([image])[0]
+        for runtime in ("torch", "openvino")
+    )
+    assert len(found) == len(expected) == 2
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=pixels)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=score)
 
 
 def test_one_image_may_be_a_file_or_an_array(tmp_path: Path) -> None:

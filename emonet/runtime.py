@@ -1,0 +1,127 @@
+"""What computes the networks on a CPU: OpenVINO where it is installed, else PyTorch and OpenCV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emopipe.emonet.errors import EmopipeError
+
+if TYPE_CHECKING:
+    import openvino
+
+Runtime = Literal["auto", "openvino", "torch"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+"""Precisions that OpenVINO computes in on CPUs, by its own names."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a network is computed on a CPU; see `cpu_compute`.
+
+    Attributes:
+        runtime: "openvino" or "torch"; the detectors that are no PyTorch networks take OpenCV for
+            the latter.
+        precision: one of `OPENVINO_PRECISIONS`; OpenCV computes in float32 in any case.
+        threads: CPU threads; None for all cores.
+    """
+
+    runtime: Runtime
+    precision: str
+    threads: int | None = None
+
+
+Infer = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
+"""Takes a network's one input and returns its outputs."""
+
+
+class RuntimeChoiceError(EmopipeError):
+    """A runtime that is not installed, or cannot do what is asked for."""
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 instructions; emulation is slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = {word for line in cpuinfo.read_text().splitlines() for word in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def resolve_runtime(runtime: str) -> Runtime:
+    """Choose what computes networks on this machine's CPU.
+
+    Args:
+        runtime: one of `RUNTIMES`.
+
+    Raises:
+        RuntimeChoiceError: OpenVINO is asked for, but does not load.
+    """
+    if runtime == "torch":
+        return "torch"
+    try:
+        import openvino  # noqa: F401
+    except Exception as error:  # native libraries fail to load in many ways
+        if runtime == "openvino":
+            raise RuntimeChoiceError(
+                f"`runtime` openvino: OpenVINO does not load ({error}). Install the package "
+                f"openvino, or use `runtime` torch."
+            ) from error
+        return "torch"
+    return "openvino"
+
+
+def cpu_compute(
+    runtime: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Compute:
+    """Resolve how a network is computed on this machine's CPU.
+
+    Args:
+        runtime: one of `RUNTIMES`.
+        precision: bfloat16 and auto are float32 where the CPU has no instructions for it, and so
+            is float16, which CPUs do not compute in.
+        threads: CPU threads; None for all cores.
+
+    Raises:
+        RuntimeChoiceError: OpenVINO is asked for, but is not installed.
+    """
+    is_short = precision in ("auto", "bfloat16") and multiplies_bfloat16()
+    return Compute(resolve_runtime(runtime), "bfloat16" if is_short else "float32", threads)
+
+
+def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infer:
+    """Prepare a network for this CPU.
+
+    Its outputs are the same bits for any number of threads and any batch: each output is computed
+    by one thread, in one order.
+
+    Args:
+        model: with one input.
+        precision: one of `OPENVINO_PRECISIONS`.
+        threads: CPU threads; None for all cores.
+    """
+    import openvino
+
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        # Processes beside each other would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def infer(values: NDArray[Any]) -> list[NDArray[np.float32]]:
+        request.infer([values], share_inputs=True)
+        return [np.array(output.data) for output in request.output_tensors]
+
+    return infer
