@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 RAY_START_S = 5.0
 """From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
 
-FRAME_CPU_S = 0.055
-"""CPU time of a frame, nearly all of it detection at 640 px (`make bench`: 36 frames/s on two
+FRAME_CPU_S = 0.03
+"""CPU time of a frame, most of it detection at 640 px on OpenVINO (472 frames of a clip: 10 s on two
 cores)."""
 
 PROCESS_CORES = 4
