@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.registry import cache_folder
+from emopipe.emonet.runtime import openvino_core
 
 if TYPE_CHECKING:
     import openvino
@@ -51,7 +52,7 @@ def openvino_trunk(model: EmoNet, checkpoint: Checkpoint) -> openvino.Model:
 
     release = openvino.get_version().split("-")[0]
     folder = cache_folder() / "openvino" / f"{checkpoint.sha256}-{release}-{VERSION}"
-    core = openvino.Core()
+    core = openvino_core()
     if checkpoint.sha256:
         with suppress(RuntimeError):  # OpenVINO's, for files that are damaged or not there
             return core.read_model(folder / _FILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -96,6 +97,18 @@ def cpu_compute(
     return Compute(resolve_runtime(runtime), "bfloat16" if is_short else "float32", threads)
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """OpenVINO's core, kept for the process's life.
+
+    Its CPU plugin gives the thread that first loads it a stack for signals, and frees that stack
+    with the last network but leaves it set: the next Ctrl-C would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infer:
     """Prepare a network for this CPU.
 
@@ -107,8 +120,6 @@ def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infe
         precision: one of `OPENVINO_PRECISIONS`.
         threads: CPU threads; None for all cores.
     """
-    import openvino
-
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
         "PERFORMANCE_HINT": "LATENCY",
@@ -118,7 +129,7 @@ def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infe
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
 
     def infer(values: NDArray[Any]) -> list[NDArray[np.float32]]:
         request.infer([values], share_inputs=True)

@@ -1,5 +1,6 @@
 """OpenVINO gives what PyTorch gives, the same bits for any threads and batch; it may be missing."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -75,3 +76,15 @@ def test_without_openvino_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> N
     assert cpu_compute().runtime == "torch"
     with pytest.raises(RuntimeChoiceError, match=r"`runtime` openvino: .* Install the package"):
         resolve_runtime("openvino")
+
+
+def test_ctrl_c_after_the_last_network_is_freed_does_not_end_the_process() -> None:
+    program = (
+        "import gc, signal, emopipe\n"
+        "emopipe.load_model('emonet-lite', device='cpu', runtime='openvino')\n"
+        "gc.collect()\n"
+        "try:\n    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "interrupted\n"
