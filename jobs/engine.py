@@ -30,7 +30,7 @@ RAY_START_S = 5.0
 """From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
 
 FRAME_CPU_S = 0.03
-"""CPU time of a frame, most of it detection at 640 px on OpenVINO (472 frames: 10 s on two cores)."""
+"""CPU time of a frame, mostly detection at 640 px on OpenVINO: 472 frames take two cores 10 s."""
 
 PROCESS_CORES = 4
 """One process keeps about this many cores busy: detection gains little from further threads."""
