@@ -365,7 +365,7 @@ def test_every_option_reaches_its_setting(
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
         "--backend decord --no-deinterlace "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
-        "--faces-per-batch 7 --threads 3"
+        "--runtime torch --faces-per-batch 7 --threads 3"
     )
     analyze(media, *common, "--stride", "5")
     analyze(media, *common, "--fps", "2.5")
@@ -385,6 +385,7 @@ def test_every_option_reaches_its_setting(
         landmarks="none",
         device="cuda",
         precision="float16",
+        runtime="torch",
         faces_per_batch=7,
         threads=3,
     )

@@ -55,6 +55,8 @@ def test_frames_beyond_a_cut_are_counted(
     muxed: Muxed, tmp_path: Path, suffix: str, sound_s: float
 ) -> None:
     whole = muxed(suffix, sound_s).read_bytes()
+    # Without a stated size, a cut within the tolerance of stated ends is not seen.
+    off = 4 if suffix in ("flv", "mxf") else 1
 
     @settings(max_examples=8, deadline=None, database=None)
     @example(0.5)
@@ -63,7 +65,7 @@ def test_frames_beyond_a_cut_are_counted(
         path = tmp_path / f"cut.{suffix}"
         path.write_bytes(whole[: int(part * len(whole))])
         video = probe(path, path.name)
-        assert video.frames + video.truncated_frames == pytest.approx(FRAMES, abs=1)
+        assert video.frames + video.truncated_frames == pytest.approx(FRAMES, abs=off)
         assert len(read_header(path).times) == pytest.approx(video.frames, abs=1)
 
     counted()
