@@ -25,8 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## make a sample video, analyze it with the bundled model, show the table
 	$(BIN)/python -m emopipe.jobs.demo
 
+# Two halves at once: those of jobs mostly wait for Ray's processes.
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest tests/jobs & jobs=$$!; $(BIN)/pytest --ignore tests/jobs; rest=$$?; wait $$jobs && exit $$rest
 
 lint: $(INSTALLED)  ## check style
 	$(BIN)/ruff check .
