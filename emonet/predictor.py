@@ -95,7 +95,7 @@ class Predictor:
 
     Raises:
         DeviceError: the machine has no such device, or the precision is unknown.
-        RuntimeChoiceError: OpenVINO is asked for, but is not installed.
+        RuntimeChoiceError: OpenVINO is asked for, but does not load.
     """
 
     def __init__(

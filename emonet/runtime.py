@@ -44,7 +44,7 @@ Infer = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
 
 
 class RuntimeChoiceError(EmopipeError):
-    """A runtime that is not installed, or cannot do what is asked for."""
+    """A runtime that is not installed, or does not load."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -86,12 +86,12 @@ def cpu_compute(
 
     Args:
         runtime: one of `RUNTIMES`.
-        precision: bfloat16 and auto are float32 where the CPU has no instructions for it, and so
-            is float16, which CPUs do not compute in.
+        precision: auto and bfloat16 are bfloat16 where the CPU has instructions for it; else it
+            is float32.
         threads: CPU threads; None for all cores.
 
     Raises:
-        RuntimeChoiceError: OpenVINO is asked for, but is not installed.
+        RuntimeChoiceError: OpenVINO is asked for, but does not load.
     """
     is_short = precision in ("auto", "bfloat16") and multiplies_bfloat16()
     return Compute(resolve_runtime(runtime), "bfloat16" if is_short else "float32", threads)
@@ -99,10 +99,10 @@ def cpu_compute(
 
 @cache
 def openvino_core() -> openvino.Core:
-    """OpenVINO's core, kept for the process's life.
+    """OpenVINO's core: one, kept for the process's life.
 
-    Its CPU plugin gives the thread that first loads it a stack for signals, and frees that stack
-    with the last network but leaves it set: the next Ctrl-C would end the process.
+    Each core's CPU plugin gives the thread a stack for signals, and puts the one before back when
+    it goes. Of two cores, that may be gone by then: the next Ctrl-C would crash the process.
     """
     import openvino
 
@@ -112,8 +112,7 @@ def openvino_core() -> openvino.Core:
 def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infer:
     """Prepare a network for this CPU.
 
-    Its outputs are the same bits for any number of threads and any batch: each output is computed
-    by one thread, in one order.
+    Tests hold that its outputs are the same bits for any number of threads and any batch.
 
     Args:
         model: with one input.

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet.files import is_hidden
 from emopipe.pipeline.lists import LIST_SUFFIX, ListError, listed_paths
 from emopipe.pipeline.media.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, way_out
 from emopipe.pipeline.storage import printable, storage_for, user_path
@@ -279,7 +280,7 @@ def _matching(pattern: str) -> Iterator[InputFile | Skipped]:
     fixed = len(list(takewhile(lambda part: not glob.has_magic(part), parts)))
     root = Path(*parts[:fixed])
     matching = storage_for(root).glob(root, str(Path(*parts[fixed:])))
-    matches = sorted(path for path in matching if not _is_hidden(path, root))
+    matches = sorted(path for path in matching if not is_hidden(path.relative_to(root)))
     if not matches:
         raise InputError(f"Nothing matches {pattern}. Check the pattern.")
     for path in matches:
@@ -305,7 +306,7 @@ def _visible_in(folder: Path) -> list[Path]:
         path
         for path in sorted(storage_for(folder).walk(folder))
         if (_is_file(path) or _is_left_out(path) or _is_broken_link(path))
-        and not _is_hidden(path, folder)
+        and not is_hidden(path.relative_to(folder))
     ]
 
 
@@ -345,10 +346,6 @@ def _is_file(path: Path) -> bool:
 
 def _is_broken_link(path: Path) -> bool:
     return storage_for(path).stat(path) is None
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _is_media(path: Path) -> bool:

@@ -8,7 +8,6 @@ import torch
 
 from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.decoder import DecodeError, Decoder
@@ -22,7 +21,7 @@ from emopipe.pipeline.run import (
     run_analysis,
 )
 from emopipe.pipeline.settings import Settings, resolved, sampler
-from emopipe.pipeline.stages import EmotionStage, FaceStage
+from emopipe.pipeline.stages import EmotionStage, FaceStage, load_predictor
 from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
 from emopipe.pipeline.table.store import Store, part_key
 
@@ -91,15 +90,7 @@ class LocalEngine:
         use_threads(settings.threads)
         self._settings = settings
         self._progress = progress
-        self._predictor = Predictor(
-            model,
-            checkpoint,
-            settings.device,
-            settings.precision,
-            settings.faces_per_batch,
-            settings.runtime,
-            settings.threads,
-        )
+        self._predictor = load_predictor(settings, model, checkpoint)
         self._decoder = decoder
         self._faces = FaceStage(settings, checkpoint.crop, checkpoint.input_size, decoder)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from emopipe.emonet.checkpoint import CropSpec
+from emopipe.emonet.checkpoint import Checkpoint, CropSpec
+from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
 from emopipe.pipeline.faces.base import Faces
@@ -168,6 +169,25 @@ class EmotionStage:
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
         return span_rows(span, predictions, landmarks, self._schema)
+
+
+def load_predictor(settings: Settings, model: EmoNet, checkpoint: Checkpoint) -> Predictor:
+    """The network as the settings want it computed.
+
+    Args:
+        settings: as `resolved` returned them.
+        model: the network; it is moved to the device and converted in place.
+        checkpoint: describes it.
+    """
+    return Predictor(
+        model,
+        checkpoint,
+        settings.device,
+        settings.precision,
+        settings.faces_per_batch,
+        settings.runtime,
+        settings.threads,
+    )
 
 
 @dataclass(frozen=True)

@@ -141,20 +141,11 @@ def probe(file: InputFile, decoder: Decoder, settings: Settings) -> Video | Fail
 
 
 def _emotion_stage(config: WorkerConfig) -> EmotionStage:
-    from emopipe.emonet.predictor import Predictor
-    from emopipe.pipeline.stages import EmotionStage
+    from emopipe.pipeline.stages import EmotionStage, load_predictor
     from emopipe.pipeline.table.schema import rows_schema
 
     settings, checkpoint = config.settings, config.checkpoint
-    predictor = Predictor(
-        config.model,
-        checkpoint,
-        settings.device,
-        settings.precision,
-        settings.faces_per_batch,
-        settings.runtime,
-        settings.threads,
-    )
+    predictor = load_predictor(settings, config.model, checkpoint)
     return EmotionStage(predictor, rows_schema(checkpoint.classes, settings.landmarks))
 
 

@@ -24,7 +24,7 @@ Check = Callable[[], tuple[bool | None, str]]
 
 OPTIONAL = {
     **{backend.DISTRIBUTION: backend.ADVICE for backend in optional_backends()},
-    "openvino": "not needed: networks run on PyTorch and OpenCV, at a third of the speed",
+    "openvino": "not needed: networks run on PyTorch and OpenCV, more slowly",
 }
 """Distributions that emopipe works without, and what they are for."""
 

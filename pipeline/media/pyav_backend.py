@@ -22,10 +22,6 @@ ADVICE = "needed: it decodes videos"
 SEEK_FRAMES = 32
 """Seek only where that saves decoding at least this many frames: a seek costs some itself."""
 
-ONE_THREAD = frozenset({"mpeg4"})
-"""Decoders, by libav's names, that with several threads get interlaced B-frames wrong, and are no
-faster."""
-
 NOWHERE = -(2**63)
 """A timestamp before all others: nothing has been decoded yet."""
 
@@ -49,8 +45,7 @@ class PyAVReader:
     def _open(self) -> None:
         self._container, self._stream = open_stream(self._video.path)
         self._pixel_shape = PixelShape(self._stream)
-        one_thread = self._stream.codec_context.name in ONE_THREAD
-        use_threads(self._video, self._stream, 1 if one_thread else self._threads)
+        use_threads(self._video, self._stream, self._threads)
         self._restart()
 
     def _restart(self) -> None:

@@ -20,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from emopipe.pipeline.media.clock import MAX_REORDER
 from emopipe.pipeline.media.container import NEEDS_SLICE_THREADS, packets
 from emopipe.pipeline.media.video import Video
 
@@ -30,10 +31,6 @@ AVCC = b"\1"
 NON_KEY_SLICE = 1
 """H.264's nal_unit_type of a slice that is not of a key frame (ITU-T H.264, table 7-1)."""
 
-MAX_REORDER = 16
-"""A frame is shown at most so many frames after it was decoded: the most that the picture buffers
-of H.264 and HEVC hold."""
-
 PREDICTED = (PictureType.P, PictureType.B)
 
 # Codecs by libav's names of their decoders.
@@ -42,6 +39,8 @@ PREDICTED_KEY_FRAMES = frozenset({"h264"})
 B_FRAMES_ARE_NO_REFERENCES = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3"})
 FRAMELESS_PACKETS = frozenset({"h264", "vp8", "vp9", "libdav1d", "av1"})
 """A packet here may hold a field of a frame, or one that is only referred to."""
+NOT_FRAME_THREADS = NEEDS_SLICE_THREADS | {"mpeg4"}
+"""MPEG-4's decoder gets interlaced B-frames wrong with threads for frames, and is no faster."""
 EMPTY_BYTES = 16
 """Packets of other codecs hold no frame if they are smaller: the last one is to be repeated."""
 
@@ -73,7 +72,7 @@ def use_threads(video: Video, stream: VideoStream, threads: int) -> None:
         threads: How many.
     """
     context = stream.codec_context
-    if threads > 1 and len(video.keyframe_pts) and context.name not in NEEDS_SLICE_THREADS:
+    if threads > 1 and len(video.keyframe_pts) and context.name not in NOT_FRAME_THREADS:
         context.thread_type = "FRAME"
         context.thread_count = threads
 

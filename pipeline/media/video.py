@@ -48,7 +48,7 @@ class Video:
 
     Attributes:
         path: The file.
-        name: Path relative to the input root, "/" between parts.
+        name: What the results call it, see `pipeline.inputs`.
         backend: What decodes it: one of `readers.BACKENDS`, or "image" for an image.
         width: Square pixels as displayed, after rotation.
         height: Square pixels as displayed, after rotation.
