@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from emopipe.emonet.runtime import (
     resolve_runtime,
 )
 
+T = TypeVar("T", bound=np.generic)
+
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -33,8 +36,9 @@ FACES_PER_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
 """Crops per forward pass, by device type."""
 
 LEAST_CROPS = 16
-"""On a CPU, a smaller batch is padded to this size: with 1 to 12 crops the last digits depended on
-the number of threads (in float32's 1×1 convolutions and bfloat16's last layers), from 16 on not."""
+"""On a CPU, PyTorch gets no smaller batch: it is padded. With 1 to 12 crops the last digits depended
+on the number of threads (in float32's 1×1 convolutions and bfloat16's last layers), from 16 on not.
+OpenVINO's do not depend on it: only what goes into the last layers is padded then."""
 
 
 class DeviceError(EmopipeError):
@@ -161,13 +165,13 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         n = len(crops)
-        if self.device.type == "cpu" and n < LEAST_CROPS:
-            crops = np.concatenate((crops, np.zeros((LEAST_CROPS - n, *crops.shape[1:]), np.uint8)))
+        least = LEAST_CROPS if self.device.type == "cpu" else n
         if self._trunk:
-            heatmaps, features = map(torch.from_numpy, self._trunk(np.ascontiguousarray(crops)))
+            outputs = self._trunk(np.ascontiguousarray(crops))
+            heatmaps, features = (torch.from_numpy(_padded(one, least)) for one in outputs)
         else:
             # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
-            x = torch.tensor(crops, device=self.device).permute(0, 3, 1, 2)
+            x = torch.tensor(_padded(crops, least), device=self.device).permute(0, 3, 1, 2)
             heatmaps, features, _ = self._model.trunk(x.to(self._dtype) / 255)
         logits, valence, arousal = self._model.head(features)
         points, heights = decode_heatmaps(heatmaps)
@@ -189,6 +193,14 @@ class Predictor:
             landmarks=np.zeros((0, N_LANDMARKS, 2), np.float32),
             landmark_score=empty,
         )
+
+
+def _padded(values: NDArray[T], least: int) -> NDArray[T]:
+    """Extend an array with zeros to at least so many rows."""
+    missing = max(0, least - len(values))
+    if not missing:
+        return values
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
 
 
 @public
