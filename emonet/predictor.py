@@ -36,9 +36,9 @@ FACES_PER_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
 """Crops per forward pass, by device type."""
 
 LEAST_CROPS = 16
-"""On a CPU, PyTorch gets no smaller batch: it is padded. With 1 to 12 crops the last digits depended
-on the number of threads (in float32's 1×1 convolutions and bfloat16's last layers), from 16 on not.
-OpenVINO's do not depend on it: only what goes into the last layers is padded then."""
+"""On a CPU, PyTorch gets no smaller batch: it is padded. With 1 to 12 crops the last digits
+depended on the number of threads (in float32's 1×1 convolutions and bfloat16's last layers), from
+16 on not. OpenVINO's do not: only what goes into the last layers is padded then."""
 
 
 class DeviceError(EmopipeError):
