@@ -9,7 +9,7 @@ LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 DATA := build/fer2013
 FER2013 = $(DATA)/fer2013.csv
 
-.PHONY: help demo test lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos fuzz bench-data bench-landmarks
+.PHONY: help demo test test-jobs test-others lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos fuzz bench-data bench-landmarks
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -25,9 +25,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## make a sample video, analyze it with the bundled model, show the table
 	$(BIN)/python -m emopipe.jobs.demo
 
-# Two halves at once: those of jobs mostly wait for Ray's processes.
+# Two halves at once: those of jobs mostly wait for Ray's processes. (By make and not by the shell,
+# whose background commands ignore Ctrl-C, which tests send.)
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/pytest tests/jobs & jobs=$$!; $(BIN)/pytest --ignore tests/jobs; rest=$$?; wait $$jobs && exit $$rest
+	$(MAKE) --no-print-directory --jobs 2 test-jobs test-others
+
+test-jobs: $(INSTALLED)
+	$(BIN)/pytest tests/jobs
+
+test-others: $(INSTALLED)
+	$(BIN)/pytest --ignore tests/jobs
 
 lint: $(INSTALLED)  ## check style
 	$(BIN)/ruff check .
