@@ -4,11 +4,13 @@ A detector resizes each frame to a bounded size, runs its network on it and retu
 of the frame.
 """
 
+import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from emopipe.emonet.registry import locate, lookup
 from emopipe.emonet.runtime import Compute, cpu_compute
 from emopipe.pipeline.faces import networks
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
+from emopipe.pipeline.faces.centerface import centerface
 from emopipe.pipeline.faces.networks import BLAZEFACE_SIDE, Network
 from emopipe.pipeline.media.images import load_image
 from emopipe.pipeline.storage import user_path
@@ -31,6 +34,9 @@ LONG_SIDE = 640
 SMALLEST_LONG_SIDE = 160
 """Smaller images are enlarged to it. On FER2013's 48 px images, which a face fills, CenterFace
 finds 75 % of the faces at the original size, 95 % at 96 to 160 px and 79 % at 320 px."""
+
+BATCH_PIXELS = 2**22
+"""Most pixels of frames that a network gets at once: 18 of 640×360. It bounds its memory."""
 
 _UNREADABLE = (
     *(cv2.error, pickle.UnpicklingError, AssertionError, AttributeError),
@@ -71,13 +77,21 @@ class _ResizingDetector:
     max_side: int
 
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Faces]:
-        return [self._detect(image) for image in images]
-
-    def _detect(self, image: NDArray[np.uint8]) -> Faces:
-        long_side = max(image.shape[:2])
-        resized, scale = _resized(image, min(max(long_side, self.min_side), self.max_side))
-        boxes, scores, points = self.network(resized)
-        return _valid(boxes * np.tile(scale, 2), scores, None if points is None else points * scale)
+        resized = (_resized(image, self.min_side, self.max_side) for image in images)
+        faces: list[Faces] = []
+        for shape, of_one_shape in groupby(resized, key=lambda pair: pair[0].shape):
+            most = max(1, BATCH_PIXELS // math.prod(shape[:2]))
+            while batch := list(islice(of_one_shape, most)):
+                found = self.network([image for image, _ in batch])
+                faces += [
+                    _valid(
+                        boxes * np.tile(scale, 2),
+                        scores,
+                        None if points is None else points * scale,
+                    )
+                    for (boxes, scores, points), (_, scale) in zip(found, batch, strict=True)
+                ]
+        return faces
 
 
 def load_detector(
@@ -163,7 +177,7 @@ def _network(name: str, weights: Path | None, min_score: float, compute: Compute
     try:
         network = kind.build(paths, min_score, compute)
         # Another detector's weights may load and fail only on the first image.
-        network(np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8))
+        network([np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8)])
     except _UNREADABLE as error:
         published = " and ".join(lookup(part).file for part in kind.weights)
         raise DetectorError(
@@ -184,15 +198,16 @@ def _weights_path(name: str, weights: Path | None) -> Path:
 
 
 def _resized(
-    image: NDArray[np.uint8], long_side: int
+    image: NDArray[np.uint8], least: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Resize to a given longer side.
+    """Resize so that the longer side is within limits, in pixels.
 
     Returns:
         The resized image, and the factors (x, y) from its pixels to those of the original.
     """
     height, width = image.shape[:2]
-    ratio = long_side / max(height, width)
+    long_side = max(height, width)
+    ratio = min(max(long_side, least), most) / long_side
     if ratio == 1:
         return image, np.ones(2)
     new_width, new_height = max(1, round(width * ratio)), max(1, round(height * ratio))
@@ -230,7 +245,7 @@ _KINDS = {
     # Scale 0.919 to 0.936, shift y 0.151 to 0.157 over borders of 0, 0.5 and 1 image sides;
     # quartiles of scale 0.900 and 0.973, of shift x ±0.02, of shift y 0.131 and 0.178.
     "centerface": _Kind(
-        networks.centerface,
+        centerface,
         ("centerface",),
         BoxToLandmarks(shift=(0.0, 0.155), scale=0.935),
         min_score=0.5,

