@@ -25,18 +25,21 @@ OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 @dataclass(frozen=True)
 class Compute:
-    """How a network is computed on a CPU; see `cpu_compute`.
+    """How a network is computed: on a CPU (see `cpu_compute`) or a GPU.
 
     Attributes:
         runtime: "openvino" or "torch"; the detectors that are no PyTorch networks take OpenCV for
-            the latter.
-        precision: one of `OPENVINO_PRECISIONS`; OpenCV computes in float32 in any case.
+            the latter. On a GPU all is PyTorch's.
+        precision: one of `OPENVINO_PRECISIONS`, on a GPU also float16; OpenCV computes in float32
+            in any case.
         threads: CPU threads; None for all cores.
+        device: PyTorch's name of the device.
     """
 
     runtime: Runtime
     precision: str
     threads: int | None = None
+    device: str = "cpu"
 
 
 Infer = Callable[[NDArray[Any]], list[NDArray[np.float32]]]

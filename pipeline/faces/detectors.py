@@ -8,7 +8,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
@@ -44,6 +44,9 @@ _UNREADABLE = (
 )
 """What OpenCV, PyTorch and face-alignment raise for a file that does not hold their weights."""
 
+_UNREADABLE_FOR_GPU = (OSError, ValueError)
+"""The same where a GPU may fail as well, which PyTorch tells with a RuntimeError."""
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -54,8 +57,9 @@ class _Kind:
         weights: names of its files in `emonet.registry`.
         calibration: where the landmarks lie relative to its boxes.
         min_score: default least score of a face.
-        library: the library that runs it, whose thread setting counts.
+        library: the library that runs it on a CPU, whose thread setting counts.
         side: its fixed input size, pixels; None where the caller chooses.
+        on_gpus: whether it runs on a GPU where there is one; else it stays on the CPU.
     """
 
     build: Callable[[list[Path], float, Compute], Network]
@@ -64,6 +68,7 @@ class _Kind:
     min_score: float
     library: Literal["opencv", "torch"]
     side: int | None = None
+    on_gpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,9 @@ def load_detector(
         long_side: frames whose longer side has more pixels are shrunk to it. BlazeFace always runs
             at 128.
         min_score: least score of a face, in [0, 1]; None for the detector's own default.
-        compute: how; None for the fastest way of this machine's CPU. Its threads are set for the
-            whole process in the library that runs the detector (OpenCV or PyTorch); None leaves
-            that library's setting.
+        compute: how, and where if the detector runs there, see `device_of`; None for the fastest
+            way of this machine's CPU. Its threads are set for the whole process in the library that
+            runs the detector on a CPU (OpenCV or PyTorch); None leaves that library's setting.
 
     Raises:
         DetectorError: the name is unknown, a file does not hold its weights, or a value is out of
@@ -133,6 +138,7 @@ def load_detector(
     if not 0 <= min_score <= 1:
         raise DetectorError(f"`min_score` is from 0 to 1, not {min_score:g}")
     compute = compute or cpu_compute()
+    compute = replace(compute, device=device_of(name, compute.device))
     if compute.threads is not None:
         _set_threads(kind.library, compute.threads)
     return _ResizingDetector(
@@ -142,6 +148,16 @@ def load_detector(
         kind.side or SMALLEST_LONG_SIDE,
         kind.side or long_side,
     )
+
+
+def device_of(name: str, device: str) -> str:
+    """Return where a detector runs: centerface on the network's device, the others on the CPU.
+
+    Args:
+        name: one of `DETECTORS`.
+        device: the network's, as PyTorch names it.
+    """
+    return device if _KINDS[name].on_gpus else "cpu"
 
 
 def weights_files(name: str, weights: Path | None = None) -> dict[str, Path]:
@@ -178,7 +194,7 @@ def _network(name: str, weights: Path | None, min_score: float, compute: Compute
         network = kind.build(paths, min_score, compute)
         # Another detector's weights may load and fail only on the first image.
         network([np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8)])
-    except _UNREADABLE as error:
+    except _UNREADABLE if compute.device == "cpu" else _UNREADABLE_FOR_GPU as error:
         published = " and ".join(lookup(part).file for part in kind.weights)
         raise DetectorError(
             f"{' and '.join(map(str, paths))} cannot be used as the weights of {name}: it needs "
@@ -250,6 +266,7 @@ _KINDS = {
         BoxToLandmarks(shift=(0.0, 0.155), scale=0.935),
         min_score=0.5,
         library="opencv",
+        on_gpus=True,
     ),
     # Faces score 0.89 or more, false detections 0.28 or less.
     # Scale 0.896 to 0.899, shift y 0.147 to 0.155 over the same borders; quartiles of scale 0.870
