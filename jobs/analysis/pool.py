@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import ray
@@ -69,10 +70,8 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._consecutive_failures: Counter[Kind] = Counter()  # of starts
         self._detected: deque[tuple[SpanDetected, ray.ObjectRef]] = deque()
-        for _ in range(plan.face_workers):
-            self._start_worker(FaceWorker)
-        for _ in range(plan.emotion_workers):
-            self._start_worker(EmotionWorker)
+        for kind in _starts(plan):
+            self._start_worker(kind)
 
     def probe_while_starting(self, decoder: Decoder) -> Iterator[Finished]:
         """Probe small inputs in this process until the first worker is ready.
@@ -125,7 +124,7 @@ class WorkerPool:
         plan, faces = self._plan, kind is FaceWorker
         make = ray.remote(
             num_cpus=plan.cpus_each if faces else 0,
-            num_gpus=0 if faces else plan.gpus_each,
+            num_gpus=plan.face_gpus if faces else plan.emotion_gpus,
             # Ray would restart and retry without end; the scheduler counts attempts.
             max_restarts=0,
             max_task_retries=0,
@@ -245,6 +244,20 @@ class WorkerPool:
         self._workers.remove(worker)
         ray.kill(worker.actor)
         self._start_worker(worker.kind)
+
+
+def _starts(plan: ResourcePlan) -> list[Kind]:
+    """The workers to start, both kinds evenly mixed.
+
+    Ray fills one GPU after another, in the order of the starts: of each kind, each GPU is to get
+    its share.
+    """
+    counts: list[tuple[Kind, int]] = [
+        (EmotionWorker, plan.emotion_workers),
+        (FaceWorker, plan.face_workers),
+    ]
+    places = [(i / count, kind) for kind, count in counts for i in range(count)]
+    return [kind for _, kind in sorted(places, key=itemgetter(0))]
 
 
 def _last_line(error: BaseException) -> str:

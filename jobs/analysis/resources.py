@@ -6,6 +6,7 @@ import ray
 
 from emopipe.jobs.cluster import ClusterError, ClusterOptions
 from emopipe.pipeline.estimate import Estimate
+from emopipe.pipeline.faces.detectors import device_of
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.settings import Settings
 
@@ -14,6 +15,9 @@ SEGMENT_FRAMES = 2048
 
 SEGMENTS_PER_WORKER = 4
 """At least this many segments for each worker, given enough work, so that none idles long."""
+
+FACE_WORKERS_PER_GPU = 8
+"""At most this many by default where they detect on it: each takes half a GB of it for itself."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class ResourcePlan:
         face_workers: workers that decode, detect and align.
         emotion_workers: workers of their own for the network; 0 where the face workers run it.
         cpus_each: CPUs that each face worker reserves.
-        gpus_each: GPUs that each emotion worker reserves.
+        face_gpus: GPUs that each face worker reserves; 0 where it detects on the CPU.
+        emotion_gpus: GPUs that each emotion worker reserves.
         threads: CPU threads of each worker, for detection and network.
         segment_spans: most spans of a segment.
     """
@@ -32,7 +37,8 @@ class ResourcePlan:
     face_workers: int
     emotion_workers: int
     cpus_each: float
-    gpus_each: float
+    face_gpus: float
+    emotion_gpus: float
     threads: int
     segment_spans: int
 
@@ -45,19 +51,24 @@ def plan_resources(
     Args:
         settings: the analysis's.
         cluster: what the user wants of it.
-        gpus: for the network.
+        gpus: for the network, and for the detector if it runs on the network's device.
         cpus: that Ray has.
         estimate: what there is to do.
     """
     spans = max(estimate.inputs, -(-estimate.frames // SPAN_FRAMES), 1)
-    faces = cluster.face_actors or max(1, min(int(cpus), spans))
+    detects_on_gpu = gpus > 0 and device_of(settings.detector, settings.device) == "cuda"
+    usual = min(int(cpus), gpus * FACE_WORKERS_PER_GPU) if detects_on_gpu else int(cpus)
+    faces = cluster.face_actors or max(1, min(usual, spans))
     emotions = cluster.network_actors or gpus
+    # Equal shares fit in whatever order Ray places the workers.
+    share = _share(gpus, emotions + (faces if detects_on_gpu else 0))
     most = SEGMENT_FRAMES // SPAN_FRAMES
     return ResourcePlan(
         face_workers=faces,
         emotion_workers=emotions,
         cpus_each=min(1.0, int(cpus / faces * 1e4) / 1e4),  # Ray counts in ten-thousandths
-        gpus_each=_share(gpus, emotions),
+        face_gpus=share if detects_on_gpu else 0.0,
+        emotion_gpus=share,
         threads=settings.threads or max(1, int(cpus) // faces),
         segment_spans=max(1, min(most, spans // (SEGMENTS_PER_WORKER * faces))),
     )

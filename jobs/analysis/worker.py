@@ -96,6 +96,7 @@ class FaceWorker:
         try:
             for found in self._faces.spans(task.video, task.spans):
                 if isinstance(found, FailedSpan):
+                    _die_with_gpu(found)
                     yield found
                 elif self._emotions:
                     yield _finished(self._emotions, found)
@@ -127,8 +128,8 @@ class EmotionWorker:
     def predict(self, span: DetectedSpan) -> Iterator[SpanRows | FailedSpan]:
         """Finish a detected span."""
         finished = _finished(self._emotions, span)
-        if isinstance(finished, FailedSpan) and CUDA_ERROR in finished.reason:
-            os._exit(1)  # in this process every later call would fail as well
+        if isinstance(finished, FailedSpan):
+            _die_with_gpu(finished)
         yield finished
 
 
@@ -156,6 +157,12 @@ def _finished(emotions: EmotionStage, span: DetectedSpan) -> SpanRows | FailedSp
     if isinstance(rows, FailedSpan):
         return rows
     return SpanRows(span.video, span.span, encode_part(rows), len(span.face))
+
+
+def _die_with_gpu(failed: FailedSpan) -> None:
+    """End this process if its GPU failed: in it every later call would fail as well."""
+    if CUDA_ERROR in failed.reason:
+        os._exit(1)
 
 
 def _set_up_process(settings: Settings) -> None:

@@ -8,7 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,11 +24,11 @@ from ray.cloudpickle import register_pickle_by_value
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.registry import locate
 from emopipe.jobs import engine
-from emopipe.jobs.analysis import pool
+from emopipe.jobs.analysis import driver, pool
 from emopipe.jobs.analysis import worker as worker_module
 from emopipe.jobs.analysis.driver import load
 from emopipe.jobs.analysis.messages import SegmentTask
-from emopipe.jobs.analysis.resources import plan_resources
+from emopipe.jobs.analysis.resources import ResourcePlan, plan_resources
 from emopipe.jobs.analysis.worker import EmotionWorker, FaceWorker
 from emopipe.jobs.cluster import ClusterError, ClusterOptions
 from emopipe.pipeline.estimate import Estimate
@@ -35,7 +37,7 @@ from emopipe.pipeline.inputs import Inputs, find_inputs
 from emopipe.pipeline.local import run as run_local
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
-from emopipe.pipeline.run import ProgressCallback
+from emopipe.pipeline.run import FailedSpan, ProgressCallback
 from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.results import read_records, read_table, videos_path
 from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
@@ -257,29 +259,64 @@ def test_a_span_that_kills_its_worker_is_given_up_after_three_attempts_and_the_r
     assert harmless.status == "ok"
 
 
+WORKERS = ""
+
+
+def note_gpus(kind: str) -> None:
+    with Path(WORKERS).open("a") as notes:
+        notes.write(f"{kind} on {ray.get_gpu_ids()}\n")
+
+
+class NotingFaceWorker(FaceWorker):
+    def start(self) -> None:
+        note_gpus("face worker")
+        super().start()
+
+
+class NotingEmotionWorker(EmotionWorker):
+    def start(self) -> None:
+        note_gpus("emotion worker")
+        super().start()
+
+
+def test_face_workers_that_detect_on_gpus_share_them_evenly_with_the_emotion_workers(
+    inputs, local, fake_gpus, tmp_path, monkeypatch
+):
+    def as_on_gpus(settings: Settings, *others: Any) -> ResourcePlan:
+        return plan_resources(replace(settings, device="cuda"), *others)
+
+    monkeypatch.setattr(driver, "plan_resources", as_on_gpus)
+    monkeypatch.setattr(sys.modules[__name__], "WORKERS", str(tmp_path / "workers"))
+    monkeypatch.setattr(pool, "FaceWorker", NotingFaceWorker)
+    monkeypatch.setattr(pool, "EmotionWorker", NotingEmotionWorker)
+    register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    out, in_use = tmp_path / "results.parquet", GpusInUse()
+    run(inputs, out, SPARSE, in_use, face_actors=4)
+    assert tables(out) == local
+    assert max(in_use.taken) == pytest.approx(2, abs=1e-3)
+    of_one_gpu = ["emotion worker on [{}]", *["face worker on [{}]"] * 2]
+    expected = [line.format(gpu) for gpu in (0, 1) for line in of_one_gpu]
+    assert sorted((tmp_path / "workers").read_text().splitlines()) == sorted(expected)
+
+
+@pytest.mark.parametrize("kind", [FaceWorker, EmotionWorker])
+def test_a_worker_whose_gpu_failed_dies_and_delivers_nothing(kind, made, monkeypatch):
+    failed = FailedSpan("face.mp4", 0, "CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(worker_module, "_finished", lambda *_: failed)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    worker = kind(None, *([False] if kind is FaceWorker else []))
+    worker._emotions = worker._faces = SimpleNamespace(spans=lambda *_: iter([failed]))
+    call = worker.analyze if kind is FaceWorker else worker.predict
+    with pytest.raises(SystemExit):
+        next(call(SimpleNamespace(video=None, spans={})))
+
+
 def test_more_gpus_than_there_are_and_a_certain_one_are_refused(inputs, fake_gpus, tmp_path):
     out = tmp_path / "results.parquet"
     with pytest.raises(ClusterError, match="`gpus` 5: Ray finds 2"):
         run(inputs, out, SPARSE, gpus=5)
     with pytest.raises(ClusterError, match="`device` cuda:1"):
         run(inputs, out, Settings(device="cuda:1"))
-
-
-@pytest.mark.parametrize("cpus", [1, 2, 16, 1000])
-@pytest.mark.parametrize(("gpus", "actors"), [(0, None), (1, None), (4, None), (2, 3), (1, 6)])
-@pytest.mark.parametrize("frames", [0, 72, 10_000, 10_000_000])
-def test_no_worker_asks_for_what_is_not_there_and_none_is_without_work(cpus, gpus, actors, frames):
-    estimate = Estimate(inputs=1, unreadable=0, seconds=1.0, frames=frames, bytes=0)
-    plan = plan_resources(Settings(), ClusterOptions(network_actors=actors), gpus, cpus, estimate)
-    assert 0 < plan.face_workers * plan.cpus_each <= cpus
-    assert plan.emotion_workers == (actors or gpus)
-    # A worker's share of a GPU lies on one GPU.
-    places = gpus * int(1 / plan.gpus_each) if gpus else 0
-    assert places >= plan.emotion_workers and plan.gpus_each <= 1
-    spans = max(1, frames / SPAN_FRAMES)
-    assert plan.face_workers * plan.segment_spans < spans + plan.face_workers
-    assert plan.face_workers == cpus or plan.face_workers >= spans / 2
-    assert plan.threads * plan.face_workers <= max(cpus, plan.face_workers)
 
 
 def start(*arguments: str | Path, engine: str = "ray") -> subprocess.Popen[str]:
