@@ -69,13 +69,15 @@ class ClusterOptions:
     cpus: int | None = setting(
         None, "CPUs that the started Ray may use.", group="cluster", least=1, unset="all"
     )
-    gpus: int | None = setting(None, "GPUs for the network.", group="cluster", least=0, unset="all")
+    gpus: int | None = setting(
+        None, "GPUs for the networks.", group="cluster", least=0, unset="all"
+    )
     face_actors: int | None = setting(
         None,
         "Workers that decode and detect; without GPUs they run the network too.",
         group="cluster",
         least=1,
-        unset="one per CPU",
+        unset="one per CPU, but 8 per GPU that detects",
     )
     network_actors: int | None = setting(
         None,

@@ -117,7 +117,10 @@ class Settings:
         choices=LANDMARK_TYPES,
     )
     device: str = setting(
-        "auto", "Where the network runs: auto, cpu, cuda, cuda:N or mps.", group="speed"
+        "auto",
+        "Where the network and the detector centerface run: auto, cpu, cuda, cuda:N or mps. The "
+        "other detectors stay on the CPU.",
+        group="speed",
     )
     precision: str = setting(
         "auto",
@@ -178,11 +181,13 @@ def resolved(settings: Settings) -> Settings:
 
 
 def compute_of(settings: Settings) -> Compute:
-    """How networks are computed on the CPU: the detector's in any case.
+    """How the detector computes, and where if it can: on the network's device.
 
     Args:
         settings: from `resolved`.
     """
+    if settings.device != "cpu":
+        return Compute("torch", settings.precision, settings.threads, settings.device)
     return cpu_compute(settings.runtime, settings.precision, settings.threads)
 
 

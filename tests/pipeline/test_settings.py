@@ -9,8 +9,16 @@ import pytest
 from emopipe.emonet import predictor
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.fields import rules_of
+from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.selection import Selection
-from emopipe.pipeline.settings import PRECISIONS, Settings, SettingsError, describe, resolved
+from emopipe.pipeline.settings import (
+    PRECISIONS,
+    Settings,
+    SettingsError,
+    compute_of,
+    describe,
+    resolved,
+)
 
 
 def test_precisions_are_those_of_the_predictor():
@@ -69,6 +77,13 @@ def test_every_field_is_declared_with_help_and_group():
     assert rules_of(Selection).keys() == Selection.__dataclass_fields__.keys()
     for rule in (rules_of(Settings) | rules_of(Selection)).values():
         assert rule.help.endswith(".") and rule.group
+
+
+def test_the_detector_computes_where_the_network_does():
+    settings = Settings(device="cuda:1", precision="float16", runtime="openvino", threads=3)
+    assert compute_of(settings) == Compute("torch", "float16", 3, "cuda:1")
+    on_cpu = Settings(device="cpu", precision="float32", runtime="torch", threads=3)
+    assert compute_of(on_cpu) == Compute("torch", "float32", 3)
 
 
 def test_the_description_of_the_default_settings():
