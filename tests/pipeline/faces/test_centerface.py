@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from real_frames import clip_frames, load_image
 
+from emopipe.emonet.checkpoint import PUBLISHED_CROP
 from emopipe.emonet.registry import locate
 from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces import centerface
@@ -21,6 +22,9 @@ from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, DetectorError
 from emopipe.pipeline.faces.detectors import DETECTORS, _ResizingDetector, device_of, load_detector
 from emopipe.pipeline.faces.networks import padded
 from emopipe.pipeline.faces.onnx_module import onnx_module
+from emopipe.pipeline.media.decoder import Decoder
+from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.stages import FaceStage
 
 WEIGHTS = locate("centerface")
 MIN_SCORE = 0.5
@@ -156,6 +160,12 @@ BROKEN_GPU = Compute("torch", "float32", device="meta")
 def test_a_gpu_that_fails_is_not_taken_for_a_wrong_file() -> None:
     with pytest.raises(RuntimeError, match="meta"):
         load_detector("centerface", compute=BROKEN_GPU)
+
+
+def test_an_analysis_detects_on_its_device() -> None:
+    settings = Settings(device="meta", precision="float32")
+    with Decoder() as decoder, pytest.raises(RuntimeError, match="meta"):
+        FaceStage(settings, PUBLISHED_CROP, 64, decoder)
 
 
 def damaged(change: Callable[[onnx.ModelProto], None]) -> bytes:
