@@ -1,4 +1,4 @@
-"""The two stages of a span: frames to faces (CPU), faces to rows (the network's device)."""
+"""The two stages of a span: frames to faces (decoded on the CPU), faces to rows (the network)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

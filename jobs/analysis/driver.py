@@ -1,7 +1,8 @@
 """The engine on Ray: actors do the work; the driver schedules it and alone writes the output.
 
-Face workers decode, detect and align on CPUs. Where GPUs run the network it has emotion workers of
-its own, to which crops travel by object reference; without GPUs the face workers run it too.
+Face workers decode and align on CPUs, and detect there or on a share of a GPU. Where GPUs run the
+network it has emotion workers of its own, to which crops travel by object reference; without GPUs
+the face workers run it too.
 """
 
 from __future__ import annotations
