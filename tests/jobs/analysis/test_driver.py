@@ -167,7 +167,7 @@ def test_workers_need_no_file_of_weights(made, fake_gpus, tmp_path):
 def test_a_worker_at_work_has_no_files_that_its_death_would_leave_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("atexit.register", lambda *_: None)
-    worker = FaceWorker(load(SPARSE), with_network=False)
+    worker = FaceWorker(load(replace(SPARSE, device="cpu")), with_network=False)
     worker.start()
     assert list(tmp_path.iterdir()) == []
 
