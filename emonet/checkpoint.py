@@ -13,29 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
-from torch import Tensor
 
-from emopipe.emonet import registry
-from emopipe.emonet.errors import EmopipeError
+from emopipe.emonet import registry, state_dict
+from emopipe.emonet.errors import CheckpointError
 from emopipe.emonet.files import atomic_write, sha256_of
-from emopipe.emonet.labels import CLASSES_BY_COUNT, EMOTIONS_8
-from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, PUBLISHED_WIDTH, SIZE_MULTIPLE, EmoNet
+from emopipe.emonet.labels import CLASSES_BY_COUNT
+from emopipe.emonet.model import PUBLISHED_INPUT_SIZE, SIZE_MULTIPLE, WIDTH_MULTIPLE, EmoNet
 from emopipe.emonet.registry import LEARNT_FROM_NOTHING
 
-WIDTH_MULTIPLE = 16
-"""The channels of the hourglasses are a multiple of this, see `EmoNet`."""
-
 _METADATA_KEY = "emonet"
-_LAST_LAYER = "emo_fc_2.3.weight"
-_FIRST_LAYER = "conv1.weight"
-_SHOWN_DIFFERENCES = 3
 _OLD_KEYS = {"license": "licence", "provenance": "made"}  # as earlier versions wrote them
-
-
-class CheckpointError(EmopipeError):
-    """A checkpoint that cannot be read, or is not an EmoNet."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +63,7 @@ class Checkpoint:
         valence_arousal: what valence and arousal were learnt from.
         license: terms of the weights.
         source: where the weights come from.
+        mirror: whether predictions are meant to be averaged with the mirror image's.
         sha256: of the file, hexadecimal; empty for weights without a file.
         provenance: how the weights were trained, as JSON has it: start checkpoint, data, settings
             and scores; empty if unknown.
@@ -88,6 +77,7 @@ class Checkpoint:
     valence_arousal: str
     license: str
     source: str
+    mirror: bool = False
     sha256: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -164,6 +154,7 @@ def _load_registered(entry: registry.WeightFile) -> tuple[EmoNet, Checkpoint]:
     return network, replace(
         checkpoint,
         classes=entry.classes,
+        mirror=entry.mirror,
         valence_arousal=entry.valence_arousal,
         license=entry.license,
         source=entry.source,
@@ -187,17 +178,17 @@ def load(path: Path, name: str | None = None) -> tuple[EmoNet, Checkpoint]:
     """
     name = name or path.stem
     if path.suffix == ".safetensors":
-        state, description = _read_safetensors(path)
-        _check_shapes(state, path)
-        checkpoint = _parse(description, name, path)
+        state, metadata = state_dict.read_safetensors(path)
+        checkpoint = _parse(metadata, name, path)
+        state_dict.check_shapes(state, path)
     else:
-        state = _read_pickled(path)
-        _check_shapes(state, path)
-        checkpoint = _infer(state, name)
-    if (len(checkpoint.classes), checkpoint.width) != _dimensions(state):
+        state = state_dict.read_pickled(path)
+        state_dict.check_shapes(state, path)
+        checkpoint = _infer(*state_dict.dimensions(state), name)
+    if (len(checkpoint.classes), checkpoint.width) != state_dict.dimensions(state):
         raise CheckpointError(
             f"{path} describes {len(checkpoint.classes)} classes and width {checkpoint.width}, "
-            f"but its tensors have {_dimensions(state)}: the file is inconsistent; "
+            f"but its tensors have {state_dict.dimensions(state)}: the file is inconsistent; "
             f"save it again with emopipe.emonet.checkpoint.save"
         )
     broken = [layer for layer, tensor in state.items() if not tensor.isfinite().all()]
@@ -225,10 +216,7 @@ def save(model: EmoNet, checkpoint: Checkpoint, path: Path) -> None:
         OSError: the file cannot be written.
     """
     description = {k: v for k, v in asdict(checkpoint).items() if k not in ("name", "sha256")}
-    tensors = {
-        name: tensor.detach().cpu().contiguous() if _keeps_dtype(name, tensor) else _half(tensor)
-        for name, tensor in model.state_dict().items()
-    }
+    tensors = state_dict.halved(model.state_dict())
     with atomic_write(path) as temporary:
         # safetensors' own writing makes files that only their owner can read.
         temporary.write_bytes(serialized(tensors, {_METADATA_KEY: json.dumps(description)}))
@@ -276,84 +264,21 @@ def random_weights(
     return model, checkpoint
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors and their description, as unparsed JSON."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: _full(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}); fetch or copy the file again"
-        ) from error
+def _parse(metadata: dict[str, str], name: str, path: Path) -> Checkpoint:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path} does not say what network it is (no '{_METADATA_KEY}' in its metadata): "
             f"write it with emopipe.emonet.checkpoint.save, or give the weights as a .pth file"
         )
-    return state, metadata[_METADATA_KEY]
-
-
-def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises errors of many types on other files
-        raise CheckpointError(
-            f"{path} is not a file of weights alone: it is damaged, or loading it would execute "
-            f"code, which emopipe never does. Save it as torch.save(model.state_dict(), ...)"
-        ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
-    ):
-        raise CheckpointError(
-            f"{path} is not a state dict (names with tensors). "
-            f"Save it as torch.save(model.state_dict(), ...)"
-        )
-    return {name.removeprefix("module."): _full(tensor) for name, tensor in content.items()}
-
-
-def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
-    """Raise unless the tensors are exactly those of some EmoNet."""
-    n_expression, width = _dimensions(state)
-    if n_expression < 1 or width < 1 or width % WIDTH_MULTIPLE:
-        # No EmoNet has these dimensions: the published one's serve for the comparison.
-        n_expression, width = len(EMOTIONS_8), PUBLISHED_WIDTH
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in EmoNet(n_expression, width).state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items()}
-    differences = [f"{name} is missing" for name in expected if name not in found]
-    differences += [f"{name} is unknown" for name in found if name not in expected]
-    differences += [
-        f"{name} is {found[name]}, not {expected[name]}"
-        for name in expected
-        if name in found and found[name] != expected[name]
-    ]
-    if differences:
-        more = len(differences) - _SHOWN_DIFFERENCES
-        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (
-            f"; and {more} more" if more > 0 else ""
-        )
-        raise CheckpointError(
-            f"{path} holds another network than EmoNet: {shown}. Use a checkpoint of EmoNet"
-        )
-
-
-def _dimensions(state: dict[str, Tensor]) -> tuple[int, int]:
-    """Classes and width, by the shapes of the last and the first layer; below 1 if these lack."""
-    outputs, channels = (
-        len(state[name]) if name in state and state[name].ndim else 0
-        for name in (_LAST_LAYER, _FIRST_LAYER)
-    )
-    return outputs - 2, 4 * channels
-
-
-def _parse(written: str, name: str, path: Path) -> Checkpoint:
-    try:
-        description: dict[str, Any] = json.loads(written)
+        description: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
         for key, old in _OLD_KEYS.items():
             if old in description:
                 description.setdefault(key, description.pop(old))
         crop = description["crop"]
+        mirror = description.get("mirror", False)  # earlier versions did not write it
+        if not isinstance(mirror, bool):
+            raise TypeError(f"mirror is true or false, not {mirror!r}")
         return Checkpoint(
             name=name,
             classes=tuple(map(str, description["classes"])),
@@ -363,6 +288,7 @@ def _parse(written: str, name: str, path: Path) -> Checkpoint:
             valence_arousal=str(description["valence_arousal"]),
             license=str(description["license"]),
             source=str(description["source"]),
+            mirror=mirror,
             provenance=dict(description.get("provenance", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -372,8 +298,8 @@ def _parse(written: str, name: str, path: Path) -> Checkpoint:
         ) from error
 
 
-def _infer(state: dict[str, Tensor], name: str) -> Checkpoint:
-    count, width = _dimensions(state)
+def _infer(count: int, width: int, name: str) -> Checkpoint:
+    """Describe a `.pth` file by its number of classes and its width."""
     unnamed = tuple(f"class_{i}" for i in range(count))
     return Checkpoint(
         name=name,
@@ -385,15 +311,3 @@ def _infer(state: dict[str, Tensor], name: str) -> Checkpoint:
         license="not stated by the file",
         source="not stated by the file",
     )
-
-
-def _keeps_dtype(name: str, tensor: Tensor) -> bool:
-    return name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
-
-
-def _half(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float16).contiguous()
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -5,6 +5,10 @@ class EmopipeError(Exception):
     """A problem the user can solve: its text names the file or argument and the way out."""
 
 
+class CheckpointError(EmopipeError):
+    """A checkpoint that cannot be read, or is not an EmoNet."""
+
+
 class EvaluationError(EmopipeError):
     """Data, options and models that do not fit together."""
 

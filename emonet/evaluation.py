@@ -12,7 +12,7 @@ from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.data.fer2013 import USAGES, FaceSet
 from emopipe.emonet.data.splits import in_training
 from emopipe.emonet.errors import EvaluationError
-from emopipe.emonet.inference import Prediction, predict_fer2013
+from emopipe.emonet.inference import predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8, NO_EXPRESSION
 from emopipe.emonet.metrics import (
     DimensionScores,
@@ -20,10 +20,10 @@ from emopipe.emonet.metrics import (
     score_dimension,
     score_expressions,
 )
-from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.predictor import Predictions, Predictor
 
 VIEWS = {"plain": False, "mirror": True}
-"""Name of each way of predicting, and whether it averages over the mirrored crop."""
+"""Name of each way of predicting, and whether it averages over the mirror image."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def evaluate(
         images, truth = faces.images[rows], faces.labels[rows]
         predicted = {
             mirror: match_classes(
-                predict_fer2013(predictor, images, mirror=mirror).probabilities,
+                predict_fer2013(predictor.with_mirror(mirror), images).probabilities,
                 predictor.checkpoint.classes,
                 faces.classes,
             )[0]
@@ -209,7 +209,7 @@ def expected_classes(expressions: NDArray[np.int64], classes: tuple[str, ...]) -
 
 
 def score_labels(
-    prediction: Prediction,
+    predictions: Predictions,
     model_classes: tuple[str, ...],
     classes: tuple[str, ...],
     expressions: NDArray[np.int64],
@@ -218,7 +218,7 @@ def score_labels(
     """Score predictions for images, each of which may lack labels.
 
     Args:
-        prediction: for n images.
+        predictions: for n images.
         model_classes: the network's classes.
         classes: names to score by, see `expected_classes`.
         expressions: (n,) index into `EMOTIONS_8`, or `NO_EXPRESSION`.
@@ -235,14 +235,14 @@ def score_labels(
     notes: tuple[str, ...] = ()
     labelled = expressions != NO_EXPRESSION
     if labelled.any():
-        probabilities, notes = match_classes(prediction.probabilities, model_classes, classes)
+        probabilities, notes = match_classes(predictions.probabilities, model_classes, classes)
         truth = np.array([classes.index(EMOTIONS_8[i]) for i in expressions[labelled]])
         scores = score_expressions(probabilities[labelled], truth)
     by_dimension = {}
     for i, name in enumerate(("valence", "arousal")):
         rated = np.isfinite(dimensions[:, i])
         if rated.any():
-            predicted = getattr(prediction, name)[rated]
+            predicted = getattr(predictions, name)[rated]
             by_dimension[name] = score_dimension(predicted, dimensions[rated, i])
     return scores, by_dimension, notes
 

@@ -1,7 +1,4 @@
-"""Predictions for labelled data sets, plain or averaged with the mirror image."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Predictions for labelled data sets."""
 
 import numpy as np
 import torch
@@ -14,66 +11,23 @@ from emopipe.emonet.data.fer2013 import network_input
 from emopipe.emonet.data.landmarks68 import LandmarkSet
 from emopipe.emonet.metrics import landmark_errors
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.predictor import FACES_PER_BATCH, Predictor
+from emopipe.emonet.predictor import FACES_PER_BATCH, Predictions, Predictor, concatenated
 
 _IMAGES_AT_A_TIME = 128  # bounds memory: 100 MB of 256 px crops, as float32
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A network's predictions for n images.
-
-    Attributes:
-        probabilities: (n, classes) float32, each row sums to 1.
-        valence: (n,) float32 in [-1, 1].
-        arousal: (n,) float32 in [-1, 1].
-    """
-
-    probabilities: NDArray[np.float32]
-    valence: NDArray[np.float32]
-    arousal: NDArray[np.float32]
-
-
-def predict_crops(predictor: Predictor, crops: NDArray[np.uint8], *, mirror: bool) -> Prediction:
-    """Predict from crops.
-
-    Args:
-        predictor: the network.
-        crops: (n, size, size, 3) uint8 RGB.
-        mirror: whether to average over each crop and its mirror image.
-    """
-    views = [crops, np.ascontiguousarray(crops[:, :, ::-1])] if mirror else [crops]
-    outputs = [predictor(view) for view in views]
-    return Prediction(
-        probabilities=np.mean([one.probabilities for one in outputs], axis=0),
-        valence=np.mean([one.valence for one in outputs], axis=0),
-        arousal=np.mean([one.arousal for one in outputs], axis=0),
-    )
-
-
-def predict_fer2013(predictor: Predictor, images: NDArray[np.uint8], *, mirror: bool) -> Prediction:
+def predict_fer2013(predictor: Predictor, images: NDArray[np.uint8]) -> Predictions:
     """Predict from FER2013 images; the whole image is the crop.
 
     Args:
         predictor: the network.
         images: (n, 48, 48) uint8 grey; n is 1 or more.
-        mirror: whether to average over each image and its mirror image.
     """
     parts = []
     for first in range(0, len(images), _IMAGES_AT_A_TIME):
         some = images[first : first + _IMAGES_AT_A_TIME]
-        crops = _as_bytes(network_input(some, predictor.checkpoint.input_size))
-        parts.append(predict_crops(predictor, crops, mirror=mirror))
+        parts.append(predictor(_as_bytes(network_input(some, predictor.checkpoint.input_size))))
     return concatenated(parts)
-
-
-def concatenated(parts: Sequence[Prediction]) -> Prediction:
-    """Join the predictions for consecutive images; 1 or more."""
-    return Prediction(
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        valence=np.concatenate([part.valence for part in parts]),
-        arousal=np.concatenate([part.arousal for part in parts]),
-    )
 
 
 def landmark_errors_of(

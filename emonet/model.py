@@ -22,6 +22,9 @@ STRIDE = 4
 SIZE_MULTIPLE = 64
 """The side of an input is a multiple of this: STRIDE, halved four times in hourglass and branch."""
 
+WIDTH_MULTIPLE = 16
+"""The channels of the hourglasses are a multiple of this, see `EmoNet`."""
+
 PUBLISHED_WIDTH = 256
 PUBLISHED_INPUT_SIZE = 256
 

@@ -1,8 +1,9 @@
 """Crops to predictions: the network on a device, in a precision, in batches of fixed size."""
 
+import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.conversion import openvino_trunk
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.labels import N_LANDMARKS
+from emopipe.emonet.labels import MIRRORED_LANDMARKS, N_LANDMARKS
 from emopipe.emonet.landmarks import decode_heatmaps
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.runtime import (
@@ -79,6 +80,10 @@ class Predictions:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, not {shape}")
 
+    def __getitem__(self, which: slice) -> "Predictions":
+        """Return the predictions for some of the crops."""
+        return Predictions(*(values[which] for values in _arrays(self)))
+
 
 class CropsError(EmopipeError, ValueError):
     """What should be crops has another type or shape."""
@@ -96,6 +101,8 @@ class Predictor:
         runtime: what computes the network on a CPU, one of `emonet.runtime.RUNTIMES`; elsewhere,
             and in float16, it is PyTorch. OpenVINO takes the weights from the checkpoint.
         threads: CPU threads of OpenVINO; None for all cores. PyTorch's are the process's.
+        mirror: whether to average predictions with those for the mirror images, in a second forward
+            pass; None: as the checkpoint is meant to be used.
 
     Raises:
         DeviceError: the machine has no such device, or the precision is unknown.
@@ -111,11 +118,13 @@ class Predictor:
         faces_per_batch: int | None = None,
         runtime: str = "torch",
         threads: int | None = None,
+        mirror: bool | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.faces_per_batch = faces_per_batch or FACES_PER_BATCH[self.device.type]
+        self.mirror = checkpoint.mirror if mirror is None else mirror
         self._dtype = PRECISIONS[self.precision]
         self._trunk: Infer | None = None
         on_cpu = self.device.type == "cpu" and self.precision in OPENVINO_PRECISIONS
@@ -143,11 +152,9 @@ class Predictor:
             raise CropsError(f"{wanted}, not a {type(crops).__name__}")
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise CropsError(f"{wanted}, not {crops.dtype} {crops.shape}")
-        step = self.faces_per_batch
-        batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
-        if not batches:
-            return self._empty()
-        predictions = Predictions(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        predictions = self._predict(crops)
+        if self.mirror:
+            predictions = _averaged(predictions, self._predict(crops[:, :, ::-1]), size)
         outputs = (
             predictions.probabilities,
             predictions.valence,
@@ -162,12 +169,25 @@ class Predictor:
             )
         return predictions
 
+    def with_mirror(self, mirror: bool) -> "Predictor":
+        """The same network, with predictions averaged with the mirror images' or not."""
+        other = copy.copy(self)
+        other.mirror = mirror
+        return other
+
+    def _predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Predictions for any number of crops, as they are."""
+        step = self.faces_per_batch
+        batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
+        return concatenated(batches) if batches else self._empty()
+
     @torch.inference_mode()
-    def _forward(self, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def _forward(self, crops: NDArray[np.uint8]) -> Predictions:
         n = len(crops)
+        crops = np.ascontiguousarray(crops)
         least = LEAST_CROPS if self.device.type == "cpu" else n
         if self._trunk:
-            outputs = self._trunk(np.ascontiguousarray(crops))
+            outputs = self._trunk(crops)
             heatmaps, features = (torch.from_numpy(_padded(one, least)) for one in outputs)
         else:
             # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
@@ -182,7 +202,7 @@ class Predictor:
             points,
             heights.mean(dim=1).clamp(0, 1),
         )
-        return [tensor[:n].cpu().numpy() for tensor in tensors]
+        return Predictions(*(tensor[:n].cpu().numpy() for tensor in tensors))
 
     def _empty(self) -> Predictions:
         empty = np.zeros(0, np.float32)
@@ -193,6 +213,33 @@ class Predictor:
             landmarks=np.zeros((0, N_LANDMARKS, 2), np.float32),
             landmark_score=empty,
         )
+
+
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Join the predictions for consecutive crops; 1 or more."""
+    return Predictions(
+        *(np.concatenate(values) for values in zip(*map(_arrays, parts), strict=True))
+    )
+
+
+def _averaged(plain: Predictions, mirrored: Predictions, size: int) -> Predictions:
+    """Average the predictions for crops with those for their mirror images.
+
+    Args:
+        plain: for the crops.
+        mirrored: for their mirror images.
+        size: side of the crops, pixels.
+    """
+    landmarks = mirrored.landmarks[:, MIRRORED_LANDMARKS]
+    landmarks[..., 0] = size - landmarks[..., 0]
+    mirrored = replace(mirrored, landmarks=landmarks)
+    return Predictions(
+        *(np.mean(pair, axis=0) for pair in zip(_arrays(plain), _arrays(mirrored), strict=True))
+    )
+
+
+def _arrays(predictions: Predictions) -> list[NDArray[np.float32]]:
+    return [getattr(predictions, field.name) for field in fields(predictions)]
 
 
 def _padded(values: NDArray[T], least: int) -> NDArray[T]:
@@ -211,6 +258,7 @@ def load_model(
     device: str = "auto",
     precision: str = "auto",
     runtime: str = "auto",
+    mirror: bool | None = None,
 ) -> Predictor:
     """Load a model that predicts from crops of faces. Nothing is downloaded.
 
@@ -232,6 +280,8 @@ def load_model(
         device: "cpu", "cuda", "cuda:1", "mps" or "auto" (the fastest available).
         precision: "float32", "bfloat16", "float16" or "auto" (the fastest native to the device).
         runtime: what computes it on a CPU: "openvino", "torch" or "auto" (OpenVINO if installed).
+        mirror: whether to average predictions with those for the mirror images, which takes twice
+            as long; None: as the model is meant to be used (`checkpoint.mirror`).
 
     Returns:
         A function of (N, size, size, 3) uint8 RGB crops that returns `Predictions`. Where a crop is
@@ -244,7 +294,7 @@ def load_model(
         raise ArgumentError(f"`name` is a model's name or a checkpoint's path, not {name!r}")
     names = None if classes is None else tuple(map(str, classes))
     model, checkpoint = open_model(os.fspath(name), names, argument="name")
-    return Predictor(model, checkpoint, device, precision, runtime=runtime)
+    return Predictor(model, checkpoint, device, precision, runtime=runtime, mirror=mirror)
 
 
 def resolve_device(device: str) -> torch.device:

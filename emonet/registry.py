@@ -43,6 +43,7 @@ class WeightFile:
         non_commercial: whether fetching needs consent to `license`.
         classes: emotions in the order of the network's logits; empty for a detector.
         valence_arousal: what a model's valence and arousal were learnt from; empty for a detector.
+        mirror: whether a model's predictions are meant to be averaged with the mirror image's.
     """
 
     name: str
@@ -58,6 +59,7 @@ class WeightFile:
     non_commercial: bool = False
     classes: tuple[str, ...] = ()
     valence_arousal: str = ""
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.url) == bool(self.package):
@@ -118,11 +120,12 @@ REGISTRY = {
             file="emonet-lite.safetensors",
             license="research use, as FER2013 and the landmark pictures that it was trained on",
             source="trained for emopipe from scratch; see its model card",
-            size=7_157_420,
-            sha256="c6f7d60909cc45618937e14b64af7a147b7ee937ac8d3f66d6f38b22b23875b4",
+            size=7_157_444,
+            sha256="aac207205e6ebd13475aa5a37850636ab34516de3b2fe7c66ef0f36737aedb97",
             package="emopipe.pretrained",
             classes=EMOTIONS_8,
             valence_arousal=DERIVED_FROM_VOTES,
+            mirror=True,
         ),
         WeightFile(
             name="emonet-8",

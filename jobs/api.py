@@ -50,6 +50,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     model: str = DEFAULT_MODEL,
     classes: Sequence[str] | None = None,
     crop: CropMode = "square",
+    mirror: bool | None = None,
     landmarks: LandmarkType = "float32",
     device: str = "auto",
     precision: Precision = "auto",

@@ -123,8 +123,8 @@ def _run_estimated(
     from emopipe.pipeline.local import LocalEngine
 
     with Decoder() as decoder:
-        settings = resolved(settings)
         model, checkpoint = open_model(settings.model, settings.classes)
+        settings = resolved(settings, checkpoint)
         local = LocalEngine(settings, model, checkpoint, progress, decoder)
 
         def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:

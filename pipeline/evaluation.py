@@ -15,9 +15,8 @@ from emopipe.emonet.evaluation import (
     expected_classes,
     score_labels,
 )
-from emopipe.emonet.inference import Prediction, concatenated, predict_crops
 from emopipe.emonet.metrics import DimensionScores, ExpressionScores, score_dimension
-from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.predictor import Predictions, Predictor, concatenated
 from emopipe.emonet.registry import valence_arousal_note
 from emopipe.pipeline.annotations import AnnotationError, LabelledImages
 from emopipe.pipeline.faces.align import crop_boxes, cut
@@ -41,8 +40,8 @@ FEW_FRAMES = 0.5
 
 
 def predict_images(
-    predictor: Predictor, images: LabelledImages, *, mirror: bool
-) -> tuple[NDArray[np.int64], Prediction, tuple[str, ...]]:
+    predictor: Predictor, images: LabelledImages
+) -> tuple[NDArray[np.int64], Predictions, tuple[str, ...]]:
     """Predict from labelled images, each cropped as the checkpoint needs it.
 
     The crop is placed by the landmarks, else by the given box (as if it were the default
@@ -51,7 +50,6 @@ def predict_images(
     Args:
         predictor: the network.
         images: what to predict from.
-        mirror: whether to average over each crop and its mirror image.
 
     Returns:
         Indices of the m images that could be used, (m,); the predictions for them; and sentences
@@ -62,11 +60,11 @@ def predict_images(
     """
     checkpoint = predictor.checkpoint
     cutter = _Cutter(images, checkpoint.crop, checkpoint.input_size)
-    parts: list[Prediction] = []
+    parts: list[Predictions] = []
     used: list[int] = []
     for indices, crops in _batches(cutter, len(images.paths)):
         used += indices
-        parts.append(predict_crops(predictor, crops, mirror=mirror))
+        parts.append(predictor(crops))
     if not parts:
         raise AnnotationError(f"no image could be used: {'; '.join(cutter.problems[:_SHOWN])}")
     return np.array(used, np.int64), concatenated(parts), tuple(cutter.problems)
@@ -88,9 +86,9 @@ def evaluate_images(predictor: Predictor, images: LabelledImages) -> ImageReport
     expressions: dict[str, ExpressionScores] = {}
     dimensions: dict[str, DimensionScores] = {}
     for view, mirror in VIEWS.items():
-        used, prediction, problems = predict_images(predictor, images, mirror=mirror)
+        used, predictions, problems = predict_images(predictor.with_mirror(mirror), images)
         labels = images.expression[used], images.dimensions[used]
-        scores, rated, unmatched = score_labels(prediction, model_classes, classes, *labels)
+        scores, rated, unmatched = score_labels(predictions, model_classes, classes, *labels)
         if scores is not None:
             expressions[view] = scores
         dimensions.update({f"{name}, {view}": one for name, one in rated.items()})

@@ -50,8 +50,8 @@ def run(
     """
     progress = progress or ProgressCallback()
     with Decoder() as decoder:
-        settings = resolved(settings)
         model, checkpoint = open_model(settings.model, settings.classes)
+        settings = resolved(settings, checkpoint)
         engine = LocalEngine(settings, model, checkpoint, progress, decoder)
         return run_analysis(
             inputs, out, settings, checkpoint, overwrite, progress, decoder, engine.work

@@ -110,6 +110,12 @@ class Settings:
         group="model",
         choices=CROPS,
     )
+    mirror: bool | None = setting(
+        None,
+        "Average predictions with those for the mirror image: the network takes twice as long.",
+        group="model",
+        unset="as the model is meant to be used",
+    )
     landmarks: str = setting(
         LANDMARK_TYPES[0],
         "Type of the column of landmarks; none leaves it out.",
@@ -161,8 +167,12 @@ class Settings:
         _require(self.end is None or self.end > (self.start or 0), "`end` is later than `start`")
 
 
-def resolved(settings: Settings) -> Settings:
-    """Replace "auto" and unset values of the network's settings by this machine's.
+def resolved(settings: Settings, checkpoint: Checkpoint) -> Settings:
+    """Replace "auto" and unset values of the network's settings by this machine's and its own.
+
+    Args:
+        settings: of the analysis.
+        checkpoint: the network's.
 
     Raises:
         DeviceError: the machine has no such device, or the device no such precision.
@@ -177,6 +187,7 @@ def resolved(settings: Settings) -> Settings:
         precision=resolve_precision(settings.precision, device),
         runtime=resolve_runtime(settings.runtime),
         faces_per_batch=settings.faces_per_batch or FACES_PER_BATCH[device.type],
+        mirror=checkpoint.mirror if settings.mirror is None else settings.mirror,
     )
 
 
@@ -226,6 +237,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "backend": settings.backend,
         "deinterlace": settings.deinterlace,
         "crop": settings.crop,
+        "mirror": settings.mirror,
         "stride": settings.stride,
         "fps": settings.fps,
         "start": settings.start,

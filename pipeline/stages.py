@@ -187,6 +187,7 @@ def load_predictor(settings: Settings, model: EmoNet, checkpoint: Checkpoint) ->
         settings.faces_per_batch,
         settings.runtime,
         settings.threads,
+        settings.mirror,
     )
 
 

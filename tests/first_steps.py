@@ -25,10 +25,10 @@ def start_model():
     return random_weights(1, EMOTIONS_8, WIDTH, SIZE)
 
 
-def task(tuning, batch_size=16, faces=None):
+def task(tuning, batch_size=16, faces=None, mirror=False):
     start, described = start_model()
     faces = faces or face_set(98)
-    output = replace(described, classes=FER2013_7)
+    output = replace(described, classes=FER2013_7, mirror=mirror)
     split = splits.split(faces, 0)
     return FineTuningTask(faces, split, tuning, start, output, batch_size, 0, CPU, "float32")
 

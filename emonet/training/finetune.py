@@ -174,8 +174,10 @@ class FineTuningTask:
     def score(self, network: EmoNet) -> tuple[float, dict[str, float]]:
         """Weighted F1 to select by, and further scores, on the validation images."""
         rows = self._split.validation
-        predictor = Predictor(network, self._checkpoint, str(self._device), self._precision)
-        prediction = predict_fer2013(predictor, self._faces.images[rows], mirror=False)
+        predictor = Predictor(
+            network, self._checkpoint, str(self._device), self._precision, mirror=False
+        )
+        prediction = predict_fer2013(predictor, self._faces.images[rows])
         scores = score_expressions(prediction.probabilities, self._faces.labels[rows])
         return scores.weighted_f1, {
             "accuracy": scores.accuracy,

@@ -193,9 +193,11 @@ class PretrainingTask:
 
     def score(self, network: EmoNet) -> tuple[float, dict[str, float]]:
         """Evaluate all outputs on the validation images; the score is their mean quality."""
-        predictor = Predictor(network, self._checkpoint, str(self._device), self._precision)
+        predictor = Predictor(
+            network, self._checkpoint, str(self._device), self._precision, mirror=False
+        )
         rows = self._split.validation
-        prediction = predict_fer2013(predictor, self._faces.images[rows], mirror=False)
+        prediction = predict_fer2013(predictor, self._faces.images[rows])
         expressions = score_expressions(prediction.probabilities, self._faces.labels[rows])
         error = float(
             landmark_errors_of(predictor, self._landmarked, self._landmark_validation).mean()

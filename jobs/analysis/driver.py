@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -29,6 +30,9 @@ from emopipe.pipeline.run import Finished, ProgressCallback, run_analysis
 from emopipe.pipeline.settings import Settings, resolved, sampler
 from emopipe.pipeline.table.schema import VideoRecord
 from emopipe.pipeline.table.store import Store
+
+if TYPE_CHECKING:  # PyTorch is loaded while Ray starts
+    from emopipe.emonet.checkpoint import Checkpoint
 
 
 def run(
@@ -54,7 +58,7 @@ def run(
         with Decoder() as decoder, ray_session(cluster, WITHOUT_RAY):
             config = loading.result()
             gpus = gpus_for(settings, cluster)
-            settings = _resolved_there(settings, cluster, gpus)
+            settings = _resolved_there(settings, config.checkpoint, cluster, gpus)
             config = replace(config, settings=settings)
             work = partial(work_on_ray, config, cluster, gpus, progress, decoder)
             return run_analysis(
@@ -112,12 +116,14 @@ def work_on_ray(
         pool.shutdown()
 
 
-def _resolved_there(settings: Settings, cluster: ClusterOptions, gpus: int) -> Settings:
+def _resolved_there(
+    settings: Settings, checkpoint: Checkpoint, cluster: ClusterOptions, gpus: int
+) -> Settings:
     """Resolve "auto" where the network will run, which may be another kind of machine."""
     if settings.device == "auto" and cluster.gpus == 0:
         settings = replace(settings, device="cpu")
     if not gpus and cluster.address is None:
-        return resolved(settings)
+        return resolved(settings, checkpoint)
     resolve = ray.remote(num_cpus=0, num_gpus=min(gpus, 1) / 100)(resolved)
-    there: Settings = ray.get(resolve.remote(settings))
+    there: Settings = ray.get(resolve.remote(settings, checkpoint))
     return there

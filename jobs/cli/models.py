@@ -159,6 +159,7 @@ def _facts(name: str) -> dict[str, Any]:
         "source": file.source,
         "classes": list(file.classes),
         "valence_arousal": file.valence_arousal,
+        "mirror": file.mirror,
         "note": file.valence_arousal_note,
     }
 

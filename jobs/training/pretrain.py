@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from emopipe.emonet.checkpoint import (
-    WIDTH_MULTIPLE,
-    Checkpoint,
-    inherited_license,
-    open_model,
-    random_weights,
-)
+from emopipe.emonet.checkpoint import Checkpoint, inherited_license, open_model, random_weights
 from emopipe.emonet.data import fer2013, landmarks68, splits
 from emopipe.emonet.data.fer2013 import FaceSet
 from emopipe.emonet.data.landmarks68 import LandmarkSet
@@ -25,7 +19,7 @@ from emopipe.emonet.evaluation import VIEWS
 from emopipe.emonet.inference import landmark_errors_of, output_range, predict_fer2013
 from emopipe.emonet.labels import EMOTIONS_8
 from emopipe.emonet.metrics import as_json, score_dimension
-from emopipe.emonet.model import SIZE_MULTIPLE, EmoNet
+from emopipe.emonet.model import SIZE_MULTIPLE, WIDTH_MULTIPLE, EmoNet
 from emopipe.emonet.predictor import Predictor
 from emopipe.emonet.registry import DERIVED_FROM_VOTES, REGISTRY
 from emopipe.emonet.training.config import INPUT_SIZE, WIDTH, NetworkSize, Pretraining
@@ -266,7 +260,7 @@ def _further_scores(
             continue
         truth = dimensions(faces.targets[rows])
         for view, mirror in VIEWS.items():
-            prediction = predict_fer2013(predictor, faces.images[rows], mirror=mirror)
+            prediction = predict_fer2013(predictor.with_mirror(mirror), faces.images[rows])
             for i, name in enumerate(("valence", "arousal")):
                 scores[f"{test}, {name}, {view}"] = score_dimension(
                     getattr(prediction, name), truth[:, i]

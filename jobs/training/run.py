@@ -274,7 +274,7 @@ def _finish(run: Run, state: dict[str, Any], notes: list[str], out: Path, consol
     # The evaluated weights are those that will be loaded, in half precision.
     checkpoints.save(network, output, out / BEST)
     network, _ = checkpoints.load(out / BEST)
-    predictor = Predictor(network, output, "auto", "float32")
+    predictor = Predictor(network, output, "auto", "float32", mirror=False)
     evaluations = evaluate(predictor, faces, split.tests, split.in_training)
     history = [Epoch(**epoch) for epoch in state["history"]]
     best = max((e for e in history if e.best), key=lambda e: e.score)
@@ -299,12 +299,10 @@ def _finish(run: Run, state: dict[str, Any], notes: list[str], out: Path, consol
 def _calibrate(network: EmoNet, run: Run) -> Calibration:
     """Calibrate a network, in place, by its predictions for the validation images."""
     rows = run.split.validation
-    prediction = predict_fer2013(
-        Predictor(copy.deepcopy(network), run.output_checkpoint, "auto", "float32"),
-        run.faces.images[rows],
-        mirror=False,
-    )
-    calibration = fit(prediction.probabilities, run.faces.labels[rows], run.class_weights)
+    network_copy = copy.deepcopy(network)  # the predictor converts its network in place
+    predictor = Predictor(network_copy, run.output_checkpoint, "auto", "float32", mirror=False)
+    predicted = predict_fer2013(predictor, run.faces.images[rows])
+    calibration = fit(predicted.probabilities, run.faces.labels[rows], run.class_weights)
     fold(calibration, network)
     return calibration
 
@@ -335,7 +333,7 @@ def _draw(
         if not len(rows):
             continue
         images, truth = faces.images[rows], faces.labels[rows]
-        predicted = predict_fer2013(predictor, images, mirror=True).probabilities
+        predicted = predict_fer2013(predictor.with_mirror(True), images).probabilities
         title = f"{test}, {len(rows):,} images, mirror averaging"
         counts = confusion(truth, predicted.argmax(axis=1), len(classes))
         confusions, curves, mistakes = (

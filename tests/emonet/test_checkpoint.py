@@ -26,7 +26,7 @@ def small():
 
 
 def test_what_is_saved_is_loaded(small, tmp_path):
-    model, described = small
+    model, described = small[0], replace(small[1], mirror=True)
     path = tmp_path / "small.safetensors"
     checkpoint.save(model, described, path)
     again, description = checkpoint.load(path)
@@ -51,14 +51,16 @@ def test_whoever_the_umask_lets_read_files_can_read_what_is_saved(small, tmp_pat
 def test_metadata_of_earlier_versions_is_read(small, tmp_path):
     model, described = small
     path = tmp_path / "small.safetensors"
-    checkpoint.save(model, replace(described, provenance={"data": 1}), path)
+    checkpoint.save(model, replace(described, mirror=True, provenance={"data": 1}), path)
     description = json.loads(safe_open(path, "pt").metadata()["emonet"])
+    assert description.pop("mirror")
     old = {"license": "licence", "provenance": "made"}
     assert set(old) < set(description)
     renamed = {old.get(key, key): value for key, value in description.items()}
     save_file(load_file(path), path, metadata={"emonet": json.dumps(renamed)})
     _, found = checkpoint.load(path)
     assert (found.license, found.provenance) == (described.license, {"data": 1})
+    assert found.mirror is False
 
 
 def test_the_reference_file_of_an_earlier_version_is_read(shared):
@@ -76,6 +78,7 @@ def test_classes_and_width_follow_from_a_pth_state_dict(small, tmp_path, prefix)
     assert description.width == 64
     assert description.input_size == 256
     assert description.crop == checkpoint.PUBLISHED_CROP
+    assert description.mirror is False
 
 
 class Malicious:
@@ -137,6 +140,7 @@ def test_a_description_that_contradicts_the_tensors_is_refused(small, tmp_path):
         '{"crop": {"scale": Infinity, "shift": [0, 0]}}',
         '{"crop": {"scale": 1.4, "shift": [0, 0, 0]}}',
         '{"crop": {"scale": 1.4, "shift": ["left", "up"]}}',
+        '{"mirror": "no"}',
     ],
 )
 def test_an_invalid_description_is_refused(small, tmp_path, description):

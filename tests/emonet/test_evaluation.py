@@ -15,9 +15,8 @@ from emopipe.emonet.evaluation import (
     score_labels,
     trained_on,
 )
-from emopipe.emonet.inference import Prediction
 from emopipe.emonet.labels import EMOTIONS_8, FER2013_7, NO_EXPRESSION
-from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.predictor import Predictions, Predictor
 
 
 def test_classes_are_matched_by_name_and_what_one_side_lacks_is_noted():
@@ -54,21 +53,37 @@ def test_fer2013_is_evaluated_with_and_without_copies_plain_and_mirrored():
     assert trained_on(described, faces, ("Training",)) == ()
 
 
+def test_both_ways_are_evaluated_whatever_the_checkpoint_s_own_is():
+    faces = face_set(28, np.repeat([0, 1], [14, 14]).astype(np.int8))
+    network, described = random_weights(0, FER2013_7, width=16, input_size=64)
+    plain, averaged = (
+        evaluate_fer2013(
+            Predictor(network, replace(described, mirror=mirror), "cpu", "float32"), faces
+        ).as_json()
+        for mirror in (False, True)
+    )
+    assert plain == averaged
+    one, other = plain["judged"]
+    assert one["calibration_error"] != other["calibration_error"]
+
+
 def test_each_image_may_lack_labels():
-    prediction = Prediction(
-        np.eye(8, dtype=np.float32)[[1, 2, 3]],
-        np.array([0.1, 0.2, 0.3], np.float32),
-        np.zeros(3, np.float32),
+    predictions = Predictions(
+        probabilities=np.eye(8, dtype=np.float32)[[1, 2, 3]],
+        valence=np.array([0.1, 0.2, 0.3], np.float32),
+        arousal=np.zeros(3, np.float32),
+        landmarks=np.zeros((3, 68, 2), np.float32),
+        landmark_score=np.zeros(3, np.float32),
     )
     expressions = np.array([1, NO_EXPRESSION, 2])
     dimensions = np.array([[np.nan, np.nan], [0.2, np.nan], [0.3, np.nan]])
     classes = expected_classes(expressions, EMOTIONS_8)
     assert classes == EMOTIONS_8
-    scores, rated, notes = score_labels(prediction, EMOTIONS_8, classes, expressions, dimensions)
+    scores, rated, notes = score_labels(predictions, EMOTIONS_8, classes, expressions, dimensions)
     assert scores.accuracy == 0.5
     assert list(rated) == ["valence"]
     assert rated["valence"].rmse == pytest.approx(0, abs=1e-6)
     assert notes == ()
     nobody = np.full(3, NO_EXPRESSION)
-    assert score_labels(prediction, EMOTIONS_8, classes, nobody, dimensions)[0] is None
+    assert score_labels(predictions, EMOTIONS_8, classes, nobody, dimensions)[0] is None
     assert expected_classes(np.array([1, NO_EXPRESSION]), ("calm", "sad")) == ("happy", "sad")

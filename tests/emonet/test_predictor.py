@@ -1,5 +1,6 @@
 """The predictor's outputs are bounded, batch-independent and tied to a device that exists."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,14 +9,24 @@ import pytest
 import torch
 
 from emopipe.emonet import checkpoint
-from emopipe.emonet.predictor import DeviceError, PredictionError, Predictor, resolve_precision
+from emopipe.emonet.labels import EMOTIONS_8, MIRRORED_LANDMARKS
+from emopipe.emonet.predictor import (
+    DeviceError,
+    PredictionError,
+    Predictions,
+    Predictor,
+    load_model,
+    resolve_precision,
+)
 
 BUNDLED = Path(str(files("emopipe.pretrained"))) / "emonet-lite.safetensors"
 
 
-def predictor(precision: str = "float32", faces_per_batch: int = 4) -> Predictor:
+def predictor(
+    precision: str = "float32", faces_per_batch: int = 4, mirror: bool | None = None
+) -> Predictor:
     model, described = checkpoint.load(BUNDLED)
-    return Predictor(model, described, "cpu", precision, faces_per_batch)
+    return Predictor(model, described, "cpu", precision, faces_per_batch, mirror=mirror)
 
 
 def noise(n: int, size: int = 64) -> np.ndarray:
@@ -55,6 +66,61 @@ def test_the_number_of_threads_does_not_show_in_the_last_digit(precision):
         for one, other in zip(found[0], others, strict=True):
             for name, values in vars(one).items():
                 assert np.array_equal(values, getattr(other, name)), name
+
+
+def mirror_back(landmarks: np.ndarray, size: int = 64) -> np.ndarray:
+    """Points of mirrored crops as those of the crops."""
+    return landmarks[:, MIRRORED_LANDMARKS] * [-1, 1] + [size, 0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_crop_and_its_mirror_image_get_the_same_predictions(precision):
+    ready, crops = predictor(precision, mirror=True), noise(6)
+    one, other = ready(crops), ready(crops[:, :, ::-1])
+    for name in ("probabilities", "valence", "arousal", "landmark_score"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_allclose(mirror_back(other.landmarks), one.landmarks, atol=1e-4)
+    plain = ready.with_mirror(False)
+    assert np.abs(plain(crops).valence - plain(crops[:, :, ::-1]).valence).min() > 1e-3
+
+
+def test_averaged_predictions_lie_midway_between_those_for_both_images():
+    plain, crops = predictor(mirror=False), noise(6)
+    there, back, both = plain(crops), plain(crops[:, :, ::-1]), plain.with_mirror(True)(crops)
+    for name in ("probabilities", "valence", "arousal", "landmark_score"):
+        expected = (getattr(there, name) + getattr(back, name)) / 2
+        np.testing.assert_array_equal(getattr(both, name), expected)
+        assert getattr(both, name).dtype == np.float32
+    expected = (there.landmarks + mirror_back(back.landmarks)) / 2
+    np.testing.assert_allclose(both.landmarks, expected, atol=1e-4)
+
+
+def assert_same(one: Predictions, other: Predictions) -> None:
+    for name, values in vars(one).items():
+        np.testing.assert_array_equal(getattr(other, name), values)
+
+
+def test_a_checkpoint_says_whether_predictions_are_averaged_and_callers_may_differ():
+    model, described = checkpoint.random_weights(0, EMOTIONS_8, width=16, input_size=64)
+    crops = noise(3)
+    plain, both = (
+        Predictor(model, replace(described, mirror=mirror), "cpu", "float32")
+        for mirror in (False, True)
+    )
+    assert_same(both.with_mirror(False)(crops), plain(crops))
+    assert_same(plain.with_mirror(True)(crops), both(crops))
+    assert (plain(crops).valence != both(crops).valence).all()
+    assert not Predictor(model, both.checkpoint, "cpu", mirror=False).mirror
+    assert load_model("emonet-lite", device="cpu").mirror
+    assert not load_model("emonet-lite", device="cpu", mirror=False).mirror
+
+
+def test_mirror_images_do_not_enlarge_the_batch():
+    model, described = checkpoint.load(BUNDLED)
+    sizes: list[int] = []
+    model.get_submodule("conv1").register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    Predictor(model, described, "cpu", "float32", faces_per_batch=16, mirror=True)(noise(33))
+    assert sizes == [16] * 6
 
 
 def test_outputs_that_are_not_finite_are_an_error():

@@ -108,6 +108,7 @@ def test_the_registry_agrees_with_the_bundled_file_s_own_description() -> None:
     assert file.classes == tuple(description["classes"])
     assert file.license == description["license"]
     assert file.valence_arousal == description["valence_arousal"]
+    assert file.mirror == description["mirror"]
 
 
 @pytest.mark.parametrize("name", ["emonet-lite", "emonet-8", "emonet-5"])

@@ -59,6 +59,12 @@ def test_threads_and_batches_do_not_show_in_the_last_digit(precision: str) -> No
             np.testing.assert_array_equal(getattr(found, name), values)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_crop_and_its_mirror_image_get_the_same_predictions(precision: str) -> None:
+    ready = predictor("openvino", precision).with_mirror(True)
+    assert_close(ready(CROPS), ready(CROPS[:, :, ::-1]), 0)
+
+
 def test_a_conversion_is_kept_and_made_anew_where_it_is_damaged() -> None:
     expected = predictor("openvino")(CROPS)
     (kept,) = (cache_folder() / "openvino").glob("*/*.xml")

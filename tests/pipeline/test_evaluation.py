@@ -38,7 +38,7 @@ def test_landmarks_a_box_and_detection_lead_to_similar_predictions(tmp_path):
     for form, (columns, values) in forms.items():
         path = tmp_path / f"{form}.csv"
         path.write_text(f"image,expression{columns}\nface.png,happy{values}\n")
-        _, prediction, problems = predict_images(predictor, read_images(path), mirror=True)
+        _, prediction, problems = predict_images(predictor, read_images(path))
         assert not problems
         assert EMOTIONS_8[prediction.probabilities[0].argmax()] == "happy"
         valence[form] = prediction.valence[0]
@@ -52,7 +52,7 @@ def test_images_without_a_face_are_named_and_the_others_scored(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("image,expression\nmissing.png,1\nnobody.png,1\nface.png,1\n")
     predictor = Predictor(*open_model("emonet-lite"), "cpu", "float32")
-    used, prediction, problems = predict_images(predictor, read_images(path), mirror=False)
+    used, prediction, problems = predict_images(predictor, read_images(path))
     assert used.tolist() == [2]
     assert len(prediction.probabilities) == 1
     assert "missing.png cannot be read" in problems[0]

@@ -1,6 +1,7 @@
 """Settings are checked where they are made, and describe what results depend on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ def test_every_field_is_declared_with_help_and_group():
         assert rule.help.endswith(".") and rule.group
 
 
+@pytest.mark.parametrize("meant", [True, False])
+def test_unless_asked_predictions_are_averaged_as_the_checkpoint_is_meant_to_be_used(meant: bool):
+    checkpoint = replace(open_model("emonet-lite")[1], mirror=meant)
+    assert resolved(Settings(), checkpoint).mirror is meant
+    assert resolved(Settings(mirror=not meant), checkpoint).mirror is not meant
+
+
 def test_the_detector_computes_where_the_network_does():
     settings = Settings(device="cuda:1", precision="float16", runtime="openvino", threads=3)
     assert compute_of(settings) == Compute("torch", "float16", 3, "cuda:1")
@@ -89,7 +97,8 @@ def test_the_detector_computes_where_the_network_does():
 def test_the_description_of_the_default_settings():
     """Its part "settings" decides whether a run may be resumed: it changes with results only."""
     _, checkpoint = open_model("emonet-lite")
-    settings = resolved(Settings(device="cpu", precision="float32", runtime="torch"))
+    asked = Settings(device="cpu", precision="float32", runtime="torch")
+    settings = resolved(asked, checkpoint)
     description = describe(settings, checkpoint)
     decisive = description["settings"]
     assert decisive.pop("checkpoint") == checkpoint.sha256
@@ -99,8 +108,9 @@ def test_the_description_of_the_default_settings():
         '{"backend": "pyav", "crop": "square", "deinterlace": true, "detect_size": 640, '
         '"detector": "centerface", "end": null, "faces": "all", "fps": null, '
         '"landmarks": "float32", "max_faces": null, '
-        '"min_score": null, "min_size": 0.0, "precision": "float32", "roi": null, '
+        '"min_score": null, "min_size": 0.0, "mirror": true, "precision": "float32", "roi": null, '
         '"runtime": "torch", "start": null, "stride": 1}'
     )
+    assert describe(replace(settings, mirror=False), checkpoint)["settings"]["mirror"] is False
     assert description["device"] == "cpu"
     assert description["checkpoint"]["license"] == checkpoint.license

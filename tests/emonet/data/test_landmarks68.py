@@ -81,6 +81,8 @@ def test_a_mirror_image_has_the_points_of_the_other_side():
     assert (order[order] == np.arange(68)).all()
     middle = [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
     assert np.flatnonzero(order == np.arange(68)).tolist() == middle
+    right_eye, left_eye = range(36, 42), range(42, 48)
+    assert set(order[right_eye]) == set(left_eye)
 
 
 def test_mirrored_landmarks_lie_as_those_of_a_face(shared):

@@ -117,6 +117,13 @@ def test_balancing_makes_classes_count_alike(balance):
     assert (counts.max() / counts.min() < 1.3) == (balance == "sampling")
 
 
+def test_epochs_are_selected_by_single_views_whatever_the_checkpoint_says():
+    start, _ = start_model()
+    network = initial_network(start, EMOTIONS_8, FER2013_7, "head", seed=0)
+    one, other = (task(FineTuning(), mirror=mirror).score(network) for mirror in (False, True))
+    assert one == other
+
+
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """Loss and gradients, by batch norm, of two processes with 8 samples each."""

@@ -44,7 +44,7 @@ def with_votes():
     return replace(faces, targets=targets, classes=EMOTIONS_8)
 
 
-def task(batch_size=16, faces_with_votes=None, **settings) -> PretrainingTask:
+def task(batch_size=16, faces_with_votes=None, mirror=False, **settings) -> PretrainingTask:
     faces = faces_with_votes or with_votes()
     _, described = random_weights(0, EMOTIONS_8, WIDTH, SIZE)
     return PretrainingTask(
@@ -53,7 +53,7 @@ def task(batch_size=16, faces_with_votes=None, **settings) -> PretrainingTask:
         landmark_set(20),
         (np.arange(18), np.arange(18, 20)),
         Pretraining(**settings),
-        described,
+        replace(described, mirror=mirror),
         batch_size,
         0,
         CPU,
@@ -185,6 +185,11 @@ def test_a_few_steps_lower_the_loss_and_every_output_is_evaluated():
     names = {"accuracy", "macro_recall", "valence_ccc", "arousal_ccc", "landmark_error"}
     assert set(epochs[-1].scores) == names
     assert all(np.isfinite(list(epoch.scores.values())).all() for epoch in epochs)
+
+
+def test_epochs_are_selected_by_single_views_whatever_the_checkpoint_says():
+    network, _ = random_weights(0, EMOTIONS_8, WIDTH, SIZE)
+    assert task(mirror=True).score(network) == task(mirror=False).score(network)
 
 
 def test_images_without_votes_or_too_few_are_refused():

@@ -489,6 +489,14 @@ def test_the_crop_can_be_the_stretched_box(here: Path, media: Path, plain: Resul
     assert not stretched.rows.valence.equals(plain.rows.valence)
 
 
+def test_predictions_can_be_of_single_views(here: Path, media: Path, plain: Results) -> None:
+    assert plain.settings["settings"]["mirror"] is True
+    single = table(media / "two.png", "--no-mirror")
+    assert single.settings["settings"]["mirror"] is False
+    assert single.rows[BOX].equals(plain.rows[BOX])
+    assert not single.rows.valence.equals(plain.rows.valence)
+
+
 def test_the_network_and_its_names_can_be_others(
     here: Path, media: Path, plain: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:

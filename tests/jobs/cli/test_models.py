@@ -91,6 +91,7 @@ def test_info_renders_the_card(name: str) -> None:
 def test_info_as_json_carries_the_card() -> None:
     facts = json.loads(run("info", "emonet-lite", "--json").stdout)
     assert facts["classes"][1] == "happy"
+    assert facts["mirror"] is True
     assert facts["card"].startswith("# emonet-lite")
 
 

@@ -35,8 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("EMOPIPE_CACHE", str(folder / "cache"))
         write_csv(folder / "fer2013.csv", 140)
         model, described = random_weights(1, EMOTIONS_8, width=16, input_size=64)
-        terms = replace(described, license="CC BY-NC-ND 4.0", valence_arousal="rated by people")
-        checkpoint.save(model, terms, folder / "start.safetensors")
+        terms = {"license": "CC BY-NC-ND 4.0", "valence_arousal": "rated by people"}
+        start = replace(described, mirror=True, **terms)
+        checkpoint.save(model, start, folder / "start.safetensors")
         result = finetune(folder, "run", "--local")
     assert result.exit_code == 0, result.output
     (folder / "output.txt").write_text(result.output)
@@ -67,6 +68,7 @@ def test_a_run_leaves_weights_metrics_scores_and_plots(folder):
     assert described.provenance["training"]["epochs"] == 3
     assert described.provenance["training"]["cooldown_epochs"] == 0
     assert described.crop == fer2013.CROP
+    assert described.mirror is True
     assert described.provenance["scores"]["judged"][0]["test"] == "PrivateTest"
     assert network.emo_fc_2[3].out_features == 9
 
