@@ -127,10 +127,7 @@ class EmotionWorker:
 
     def predict(self, span: DetectedSpan) -> Iterator[SpanRows | FailedSpan]:
         """Finish a detected span."""
-        finished = _finished(self._emotions, span)
-        if isinstance(finished, FailedSpan):
-            _die_with_gpu(finished)
-        yield finished
+        yield _finished(self._emotions, span)
 
 
 def probe(file: InputFile, decoder: Decoder, settings: Settings) -> Video | FailedVideo:
@@ -155,6 +152,7 @@ def _finished(emotions: EmotionStage, span: DetectedSpan) -> SpanRows | FailedSp
 
     rows = emotions.rows(span)
     if isinstance(rows, FailedSpan):
+        _die_with_gpu(rows)
         return rows
     return SpanRows(span.video, span.span, encode_part(rows), len(span.face))
 

@@ -299,14 +299,17 @@ def test_face_workers_that_detect_on_gpus_share_them_evenly_with_the_emotion_wor
     assert sorted((tmp_path / "workers").read_text().splitlines()) == sorted(expected)
 
 
-@pytest.mark.parametrize("kind", [FaceWorker, EmotionWorker])
-def test_a_worker_whose_gpu_failed_dies_and_delivers_nothing(kind, made, monkeypatch):
-    failed = FailedSpan("face.mp4", 0, "CUDA error: an illegal memory access was encountered")
-    monkeypatch.setattr(worker_module, "_finished", lambda *_: failed)
+GPU_FAILED = FailedSpan("face.mp4", 0, "CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("where", ["detector", "network of a face worker", "network"])
+def test_a_worker_whose_gpu_failed_dies_and_delivers_nothing(where, monkeypatch):
     monkeypatch.setattr(os, "_exit", sys.exit)
-    worker = kind(None, *([False] if kind is FaceWorker else []))
-    worker._emotions = worker._faces = SimpleNamespace(spans=lambda *_: iter([failed]))
-    call = worker.analyze if kind is FaceWorker else worker.predict
+    worker = EmotionWorker(None) if where == "network" else FaceWorker(None, where != "detector")
+    detected = GPU_FAILED if where == "detector" else "a detected span"
+    worker._faces = SimpleNamespace(spans=lambda *_: iter([detected]))
+    worker._emotions = SimpleNamespace(rows=lambda _: GPU_FAILED)
+    call = worker.predict if where == "network" else worker.analyze
     with pytest.raises(SystemExit):
         next(call(SimpleNamespace(video=None, spans={})))
 
