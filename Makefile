@@ -64,8 +64,8 @@ pretrain: $(INSTALLED) $(FER2013)  ## train the bundled model anew (needs the re
 finetune: $(INSTALLED) $(FER2013)  ## fine-tune it on FER2013's labels (needs the reference data; 30 minutes on 2 cores)
 	$(BIN)/emopipe finetune $(FER2013) --train all --validation Training --local
 
-bench: $(INSTALLED)  ## a whole real clip and its speed beside a plain loop's (needs the reference data)
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_speed.py
+bench: $(INSTALLED)  ## frames/s of each stage and of the whole, beside a plain loop and a roofline (2 minutes)
+	$(BIN)/emopipe bench $(wildcard $(SHARED)/data/videos/WolfgangLanger_Pexels.mp4)
 
 bench-memory: $(INSTALLED)  ## memory of all processes over a 30-minute 1080p video (10 minutes)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_memory.py

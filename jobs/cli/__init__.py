@@ -11,7 +11,7 @@ from emopipe.jobs.cli.base import Group
 from emopipe.jobs.cli.streams import StandardStreams
 from emopipe.jobs.interrupts import end_on_signals
 
-COMMANDS = ("analyze", "evaluate", "finetune", "pretrain", "models", "doctor")
+COMMANDS = ("analyze", "evaluate", "finetune", "pretrain", "models", "bench", "doctor")
 
 EXIT_OUTPUT_LOST = 1
 """Exit status where a command succeeded and what it printed did not arrive."""

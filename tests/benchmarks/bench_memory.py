@@ -17,6 +17,8 @@ import psutil
 from made_clips import ffmpeg
 
 from emopipe.jobs.demo import make_video
+from emopipe.pipeline.bench import summed_memory
+from emopipe.pipeline.media.repeat import repeat
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 
 CLIP = Path(__file__).parents[3] / "shared" / "data" / "videos" / "single_face.mp4"
@@ -58,8 +60,7 @@ def make_long_video(folder: Path) -> Path:
     encoder = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "30", "-pix_fmt", "yuv420p"]
     loop = ["-stream_loop", "-1", "-i", source, "-t", str(LOOPED_S)]
     ffmpeg(*loop, "-an", "-vf", scale, *encoder, minute)
-    repeats = MINUTES * 60 // LOOPED_S - 1
-    ffmpeg("-stream_loop", str(repeats), "-i", minute, "-c", "copy", video)
+    repeat(minute, MINUTES * 60 // LOOPED_S, video)
     return video
 
 
@@ -72,21 +73,10 @@ def measure(video: Path, out: Path) -> Iterator[tuple[float, int]]:
     span_s = SPAN_FRAMES / SAMPLED_FPS
     while process.poll() is None:
         parts = out.with_name(out.name + ".partial").glob("*/*.arrow")
-        yield len(list(parts)) * span_s, pss_of(process)
+        yield len(list(parts)) * span_s, summed_memory(process)
         time.sleep(1)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-
-
-def pss_of(process: psutil.Process) -> int:
-    """Summed PSS of a process and all its descendants, bytes."""
-    total = 0
-    for one in (process, *process.children(recursive=True)):
-        try:
-            total += one.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 def around(samples: list[tuple[float, int]], second: float) -> float:

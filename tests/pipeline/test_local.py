@@ -37,7 +37,7 @@ STRIDES = {
     "no_face.mp4": 1,
     "face_noface.mov": 1,
 }
-"""`make bench` looks at every frame of the long one too."""
+"""`test_bench.py` looks at every frame of the long one too."""
 
 FAST = Settings(detect_size=160)
 """Where what is found matters less than that it is."""

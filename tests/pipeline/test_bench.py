@@ -1,0 +1,133 @@
+"""Measuring an analysis: on which frames, what is counted, and what is left behind."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from made_clips import ffmpeg
+from made_faces import FRAMES, face_clip
+
+from emopipe import analyze as analyze_videos
+from emopipe.pipeline import bench
+from emopipe.pipeline.bench import Bench, measure, summed_memory
+from emopipe.pipeline.bench_stages import STAGES, BenchError
+from emopipe.pipeline.media.sampling import SPAN_FRAMES
+from emopipe.pipeline.settings import Settings
+
+FAST = Settings(detect_size=160, threads=2)
+MEASURED = FRAMES + 10
+"""More than the clip has: it is repeated."""
+SECONDS = 0.05
+
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Measuring sets PyTorch's number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return face_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of what is measured."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def measured(clip: Path, left_behind: Path) -> Bench:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(left_behind))
+        return measure(clip, FAST, MEASURED, SECONDS)
+
+
+def test_every_stage_is_measured_on_frames_and_their_faces(measured: Bench) -> None:
+    assert list(measured.stages) == list(STAGES)
+    for name, speed in measured.stages.items():
+        assert speed is not None
+        assert speed.seconds >= SECONDS, name
+        assert speed.faces == speed.frames > 0, name
+        assert speed.frames_per_second == pytest.approx(1 / speed.seconds_per_frame)
+    assert measured.seconds_per_frame == pytest.approx(
+        sum(speed.seconds / speed.frames for speed in measured.stages.values() if speed)
+    )
+
+
+def test_the_whole_is_all_frames_and_its_start_is_apart(measured: Bench) -> None:
+    whole = measured.whole
+    assert (measured.video.name, measured.copies) == ("face.mp4", 2)
+    assert (whole.frames, whole.faces) == (MEASURED, MEASURED)
+    assert (whole.steady.frames, whole.steady.faces) == (MEASURED - SPAN_FRAMES,) * 2
+    # PyTorch alone takes most of a second to load.
+    assert whole.startup_seconds > 0.5
+    assert whole.startup_seconds + whole.steady.seconds < whole.total_seconds
+
+
+def test_its_memory_is_that_of_a_process_with_pytorch_and_more(measured: Bench) -> None:
+    assert measured.whole.peak_memory_bytes > 150 * MIB
+
+
+def test_it_is_held_against_a_plain_loop_and_a_matrix_product(measured: Bench) -> None:
+    assert measured.plain_loop.faces == measured.plain_loop.frames > 0
+    rate = measured.whole.steady.frames_per_second
+    assert measured.times_plain_loop * measured.plain_loop.frames_per_second == pytest.approx(rate)
+    assert measured.times_stages_in_sequence == pytest.approx(rate * measured.seconds_per_frame)
+    assert measured.roofline.share > 0
+    # CenterFace takes 2.962 GFLOP for 640×384 pixels (as counted in its ONNX file), and the clip is
+    # shrunk to 160×160.
+    pixels = 160 * 160 / (640 * 384)
+    assert measured.detector_flop_per_frame == pytest.approx(2.962e9 * pixels, rel=1e-3)
+    assert measured.detector_share is not None and measured.detector_share > 0
+
+
+def test_nothing_is_left_behind(measured: Bench, left_behind: Path) -> None:
+    assert list(left_behind.iterdir()) == []
+    below = psutil.Process().children(recursive=True)
+    assert [one.cmdline() for one in below if "emopipe" in " ".join(one.cmdline())] == []
+
+
+def test_memory_is_summed_over_processes() -> None:
+    alone = summed_memory(psutil.Process())
+    hungry = f"held = bytearray(b'1' * {50 * MIB}); print(len(held), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hungry], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout and child.stdout.readline()
+        assert summed_memory(psutil.Process()) > alone + 50 * MIB
+        child.communicate(b"\n")
+
+
+def test_a_short_video_that_cannot_be_repeated_is_refused(
+    made: Callable[[str], Path], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.264"
+    ffmpeg("-i", made("raw.264"), "-c", "copy", "-frames:v", "10", short)
+    with pytest.raises(BenchError, match=r"short\.264 has 10 frames .* more than 24"):
+        measure(short, FAST, MEASURED, SECONDS)
+
+
+def test_a_child_that_fails_says_why(clip: Path, tmp_path: Path) -> None:
+    settings = Settings(model=str(tmp_path / "gone.safetensors"))
+    task = (clip, tmp_path / "out.parquet", settings)
+    with pytest.raises(BenchError, match=r"the whole analysis fails: `model` .*gone.safetensors"):
+        bench._run_child(task, tmp_path / "errors")
+
+
+def test_each_frame_of_a_real_clip_is_there_with_its_face(clips: Path) -> None:
+    """The whole clip that `make bench` measures on."""
+    clip = clips / "WolfgangLanger_Pexels.mp4"
+    rows = analyze_videos(clip, mirror=False, landmarks="none", engine="local").rows
+    assert rows.frame.tolist() == list(range(472)), "a frame is missing or comes twice"
+    assert (rows.face == 0).all()
