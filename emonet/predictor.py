@@ -187,7 +187,7 @@ class Predictor:
         crops = np.ascontiguousarray(crops)
         least = LEAST_CROPS if self.device.type == "cpu" else n
         if self._trunk:
-            outputs = self._trunk(crops)
+            [outputs] = self._trunk([crops])
             heatmaps, features = (torch.from_numpy(_padded(one, least)) for one in outputs)
         else:
             # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,8 +43,8 @@ class Compute:
     device: str = "cpu"
 
 
-Infer = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
-"""Takes a network's one input and returns its outputs."""
+Infer = Callable[[Sequence[NDArray[Any]]], list[list[NDArray[np.float32]]]]
+"""Takes several values of a network's one input and returns the outputs for each."""
 
 
 class RuntimeChoiceError(EmopipeError):
@@ -57,6 +58,13 @@ def multiplies_bfloat16() -> bool:
         return False
     flags = {word for line in cpuinfo.read_text().splitlines() for word in line.split()}
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def available_cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def resolve_runtime(runtime: str) -> Runtime:
@@ -112,29 +120,44 @@ def openvino_core() -> openvino.Core:
     return openvino.Core()
 
 
-def compiled(model: openvino.Model, precision: str, threads: int | None) -> Infer:
+def compiled(model: openvino.Model, precision: str, threads: int | None, streams: int = 1) -> Infer:
     """Prepare a network for this CPU.
 
-    Tests hold that its outputs are the same bits for any number of threads and any batch.
+    Tests hold that its outputs are the same bits for any number of threads and streams, and any
+    batch.
 
     Args:
         model: with one input.
         precision: one of `OPENVINO_PRECISIONS`.
         threads: CPU threads; None for all cores.
+        streams: inputs that are computed at once, each by an equal share of the threads.
     """
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": streams,
         # Processes beside each other would be pinned to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
+    network = openvino_core().compile_model(model, "CPU", settings)
+    requests = [network.create_infer_request() for _ in range(streams)]
 
-    def infer(values: NDArray[Any]) -> list[NDArray[np.float32]]:
-        request.infer([values], share_inputs=True)
-        return [np.array(output.data) for output in request.output_tensors]
+    def infer(inputs: Sequence[NDArray[Any]]) -> list[list[NDArray[np.float32]]]:
+        outputs = []
+        for i, values in enumerate(inputs):
+            request = requests[i % streams]
+            if i >= streams:
+                outputs.append(_outputs(request))
+            request.start_async([values], share_inputs=True)
+        waiting = (requests[i % streams] for i in range(len(outputs), len(inputs)))
+        return outputs + [_outputs(request) for request in waiting]
 
     return infer
+
+
+def _outputs(request: openvino.InferRequest) -> list[NDArray[np.float32]]:
+    """Wait for a request and copy what it has computed."""
+    request.wait()
+    return [np.array(output.data) for output in request.output_tensors]

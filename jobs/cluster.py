@@ -18,8 +18,8 @@ import psutil
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import check_settings, documented, setting
+from emopipe.emonet.runtime import available_cores
 from emopipe.jobs.interrupts import handlers_kept
-from emopipe.pipeline.run import available_cores
 
 if TYPE_CHECKING:  # the command line shows its help without Ray, which takes a second to load
     from ray.job_config import JobConfig

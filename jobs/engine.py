@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emopipe.emonet.arguments import did_you_mean
+from emopipe.emonet.runtime import available_cores
 from emopipe.jobs.cluster import (
     ENGINES,
     WITHOUT_RAY,
@@ -19,7 +20,7 @@ from emopipe.jobs.cluster import (
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.decoder import Decoder
-from emopipe.pipeline.run import Finished, ProgressCallback, available_cores, run_analysis
+from emopipe.pipeline.run import Finished, ProgressCallback, run_analysis
 from emopipe.pipeline.settings import Settings, resolved
 from emopipe.pipeline.table.schema import VideoRecord
 
@@ -74,6 +75,11 @@ def run(
     if engine == "local" and chosen:
         raise ClusterError(
             f"`engine` local works in this process: only Ray takes {', '.join(chosen)}"
+        )
+    if settings.detect_every > 1 and cluster.network_actors:
+        raise ClusterError(
+            "`network_actors`: with `detect_every` above 1 the network runs where faces are "
+            "detected; leave one of them out, or say `face_actors`"
         )
     if engine == "auto" and chosen:
         progress.on_message(f"engine ray: only Ray takes {', '.join(chosen)}")

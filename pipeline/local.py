@@ -8,18 +8,13 @@ import torch
 
 from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.model import EmoNet
+from emopipe.emonet.runtime import available_cores
 from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.inputs import InputFile, Inputs
 from emopipe.pipeline.media.decoder import DecodeError, Decoder
 from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video, VideoError
-from emopipe.pipeline.run import (
-    FailedSpan,
-    Finished,
-    ProgressCallback,
-    available_cores,
-    run_analysis,
-)
+from emopipe.pipeline.run import FailedSpan, Finished, ProgressCallback, run_analysis
 from emopipe.pipeline.settings import Settings, resolved, sampler
 from emopipe.pipeline.stages import EmotionStage, FaceStage, load_predictor
 from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
@@ -92,7 +87,7 @@ class LocalEngine:
         self._progress = progress
         self._predictor = load_predictor(settings, model, checkpoint)
         self._decoder = decoder
-        self._faces = FaceStage(settings, checkpoint.crop, checkpoint.input_size, decoder)
+        self._faces = FaceStage(settings, checkpoint, decoder, self._predictor)
 
     def work(self, store: Store, files: list[InputFile], _estimate: Estimate) -> Iterator[Finished]:
         """Analyze inputs in their order; see `pipeline.run.Work`."""

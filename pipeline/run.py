@@ -1,11 +1,10 @@
-"""What every engine shares: the outline of a run, its progress callback, the machine's cores.
+"""What every engine shares: the outline of a run and its progress callback.
 
 Light: neither PyTorch nor Ray is loaded for it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -146,10 +145,3 @@ def _model_in_words(settings: Settings, checkpoint: Checkpoint) -> str:
     note = checkpoint.valence_arousal_note
     other = "for the published one: emopipe models fetch emonet-8, then `model` emonet-8"
     return f"{name}{', ' + note if note else ''}{'; ' + other if bundled else ''}"
-
-
-def available_cores() -> int:
-    """How many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -88,6 +88,14 @@ class Settings:
         group="faces",
         unset="the installed or fetched ones",
     )
+    detect_every: int = setting(
+        1,
+        "Detect faces on every n-th sampled frame; to those between, faces are followed by their "
+        "landmarks. Several times as fast; boxes differ by about 0.5 % of the face, and new faces "
+        "come up to n - 1 frames later.",
+        group="faces",
+        least=1,
+    )
     detect_size: int = setting(
         LONG_SIDE,
         "Larger frames are shrunk to this long side for detection, in pixels.",
@@ -233,6 +241,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "detector": settings.detector,
         "detector_weights": {name: sha256_of(path) for name, path in detector_files.items()},
         "detect_size": settings.detect_size,
+        "detect_every": settings.detect_every,
         **vars(settings.selection),
         "backend": settings.backend,
         "deinterlace": settings.deinterlace,

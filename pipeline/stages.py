@@ -1,6 +1,6 @@
 """The two stages of a span: frames to faces (decoded on the CPU), faces to rows (the network)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from emopipe.emonet.checkpoint import Checkpoint, CropSpec
+from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.model import EmoNet
-from emopipe.emonet.predictor import Predictor
+from emopipe.emonet.predictor import Predictions, Predictor, concatenated
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
 from emopipe.pipeline.faces.base import Faces
 from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.faces.following import Follower
 from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.readers import other_backend
@@ -31,15 +32,22 @@ class FaceStage:
 
     Args:
         settings: of the analysis.
-        crop: where the network wants its crop.
-        size: side of the crops, pixels.
+        checkpoint: the network's: how it wants its crops.
         decoder: decodes.
+        predictor: the network, by whose landmarks faces are followed between detections; not
+            needed if every frame is detected.
 
     Raises:
         EmopipeError: the detector's weights cannot be used.
     """
 
-    def __init__(self, settings: Settings, crop: CropSpec, size: int, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoint: Checkpoint,
+        decoder: Decoder,
+        predictor: Predictor | None = None,
+    ) -> None:
         self._decoder = decoder
         self._settings = settings
         self._detector = load_detector(
@@ -49,8 +57,9 @@ class FaceStage:
             min_score=settings.selection.min_score,
             compute=compute_of(settings),
         )
-        self._crop = crop
-        self._size = size
+        self._crop = checkpoint.crop
+        self._size = checkpoint.input_size
+        self._predictor = predictor
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
@@ -97,8 +106,9 @@ class FaceStage:
         """Yield spans until something breaks."""
         collected: list[_FrameFaces] = []
         waiting = list(wanted)
+        find = self._detect if self._settings.detect_every == 1 else self._following(wanted)
         for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
-            for frame in self._detect(frames):
+            for frame in find(frames):
                 while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
                     yield self._span(video, waiting.pop(0), collected)
                     collected = []
@@ -124,9 +134,31 @@ class FaceStage:
                 )
                 yield _FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
 
+    def _following(
+        self, wanted: Mapping[int, NDArray[np.int64]]
+    ) -> Callable[[Frames], Iterator["_FrameFaces"]]:
+        """What finds faces on consecutive frames, and detects anew where each span begins."""
+        assert self._predictor
+        every = self._settings.detect_every
+        due = np.concatenate([indices[::every] for indices in wanted.values()])
+        follower = Follower(
+            self._detector, self._predictor, self._settings.selection, self._settings.crop
+        )
+
+        def find(frames: Frames) -> Iterator[_FrameFaces]:
+            indices, times = frames.frame_indices, frames.times.tolist()
+            found = follower.find(list(frames.images), times, np.isin(indices, due))
+            for index, time, one in zip(indices.tolist(), times, found, strict=True):
+                yield _FrameFaces(
+                    index, time, one.faces, one.crop_boxes, one.crops, one.predictions
+                )
+
+        return find
+
     def _span(self, video: Video, span: int, frames: list["_FrameFaces"]) -> DetectedSpan:
         counts = [len(one.faces.scores) for one in frames]
         crops = _joined([one.crops for one in frames], (0, self._size, self._size, 3), np.uint8)
+        predictions = [one.predictions for one in frames if one.predictions]
         return DetectedSpan(
             video=video.name,
             span=span,
@@ -139,6 +171,7 @@ class FaceStage:
             crops=crops,
             crop_boxes=_joined([one.boxes for one in frames], (0, 4), np.float32),
             sharpness=sharpness(crops),
+            predictions=concatenated(predictions) if predictions else None,
         )
 
 
@@ -165,7 +198,7 @@ class EmotionStage:
         return FailedSpan(span.video, span.span, problem)
 
     def _rows(self, span: DetectedSpan) -> pa.Table:
-        predictions = self._predictor(span.crops)
+        predictions = span.predictions or self._predictor(span.crops)
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
         return span_rows(span, predictions, landmarks, self._schema)
@@ -200,6 +233,7 @@ class _FrameFaces:
     faces: Faces
     boxes: NDArray[np.float32]
     crops: NDArray[np.uint8]
+    predictions: Predictions | None = None  # where they are known already
 
 
 def _joined(arrays: list[NDArray[Any]], empty: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -17,7 +17,7 @@ SEGMENTS_PER_WORKER = 4
 """At least this many segments for each worker, given enough work, so that none idles long."""
 
 FACE_WORKERS_PER_GPU = 8
-"""At most this many by default where they detect on it: each takes half a GB of it for itself."""
+"""At most this many by default where they compute on it: each takes half a GB of it for itself."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ResourcePlan:
         face_workers: workers that decode, detect and align.
         emotion_workers: workers of their own for the network; 0 where the face workers run it.
         cpus_each: CPUs that each face worker reserves.
-        face_gpus: GPUs that each face worker reserves; 0 where it detects on the CPU.
+        face_gpus: GPUs that each face worker reserves; 0 where it computes on the CPU.
         emotion_gpus: GPUs that each emotion worker reserves.
         threads: CPU threads of each worker, for detection and network.
         segment_spans: most spans of a segment.
@@ -56,18 +56,20 @@ def plan_resources(
         estimate: what there is to do.
     """
     spans = max(estimate.inputs, -(-estimate.frames // SPAN_FRAMES), 1)
-    detects_on_gpu = gpus > 0 and device_of(settings.detector, settings.device) == "cuda"
-    usual = min(int(cpus), gpus * FACE_WORKERS_PER_GPU) if detects_on_gpu else int(cpus)
+    follows = settings.detect_every > 1  # by the network's landmarks, so it runs there too
+    detects_on_gpu = device_of(settings.detector, settings.device) == "cuda"
+    shares_gpu = gpus > 0 and (follows or detects_on_gpu)
+    usual = min(int(cpus), gpus * FACE_WORKERS_PER_GPU) if shares_gpu else int(cpus)
     faces = cluster.face_actors or max(1, min(usual, spans))
-    emotions = cluster.network_actors or gpus
+    emotions = 0 if follows else cluster.network_actors or gpus
     # Equal shares fit in whatever order Ray places the workers.
-    share = _share(gpus, emotions + (faces if detects_on_gpu else 0))
+    share = _share(gpus, emotions + (faces if shares_gpu else 0))
     most = SEGMENT_FRAMES // SPAN_FRAMES
     return ResourcePlan(
         face_workers=faces,
         emotion_workers=emotions,
         cpus_each=min(1.0, int(cpus / faces * 1e4) / 1e4),  # Ray counts in ten-thousandths
-        face_gpus=share if detects_on_gpu else 0.0,
+        face_gpus=share if shares_gpu else 0.0,
         emotion_gpus=share,
         threads=settings.threads or max(1, int(cpus) // faces),
         segment_spans=max(1, min(most, spans // (SEGMENTS_PER_WORKER * faces))),

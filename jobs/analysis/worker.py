@@ -18,6 +18,7 @@ from emopipe.pipeline.run import FailedSpan
 if TYPE_CHECKING:  # PyTorch is loaded when a worker starts: the driver imports this file too
     from emopipe.emonet.checkpoint import Checkpoint
     from emopipe.emonet.model import EmoNet
+    from emopipe.emonet.predictor import Predictor
     from emopipe.pipeline.inputs import InputFile
     from emopipe.pipeline.settings import Settings
     from emopipe.pipeline.stages import EmotionStage
@@ -71,7 +72,8 @@ class FaceWorker:
         from emopipe.pipeline.stages import FaceStage
 
         _set_up_process(self._config.settings)
-        self._emotions = _emotion_stage(self._config) if self._with_network else None
+        predictor = _predictor(self._config) if self._with_network else None
+        self._emotions = _emotion_stage(self._config, predictor) if predictor else None
         self._decoder = Decoder()
         # Detectors read their files when they are made. Removed right after that, the files are not
         # left behind by a worker that is killed.
@@ -80,9 +82,9 @@ class FaceWorker:
                 Path(folder, name).write_bytes(content)
             self._faces = FaceStage(
                 replace(self._config.settings, detector_weights=Path(folder)),
-                self._config.checkpoint.crop,
-                self._config.checkpoint.input_size,
+                self._config.checkpoint,
                 self._decoder,
+                predictor,
             )
 
     def probe(self, file: InputFile) -> Iterator[Video | FailedVideo]:
@@ -123,7 +125,7 @@ class EmotionWorker:
     def start(self) -> None:
         """Load the network."""
         _set_up_process(self._config.settings)
-        self._emotions = _emotion_stage(self._config)
+        self._emotions = _emotion_stage(self._config, _predictor(self._config))
 
     def predict(self, span: DetectedSpan) -> Iterator[SpanRows | FailedSpan]:
         """Finish a detected span."""
@@ -138,13 +140,18 @@ def probe(file: InputFile, decoder: Decoder, settings: Settings) -> Video | Fail
         return FailedVideo(file.name, str(error))
 
 
-def _emotion_stage(config: WorkerConfig) -> EmotionStage:
-    from emopipe.pipeline.stages import EmotionStage, load_predictor
+def _predictor(config: WorkerConfig) -> Predictor:
+    from emopipe.pipeline.stages import load_predictor
+
+    return load_predictor(config.settings, config.model, config.checkpoint)
+
+
+def _emotion_stage(config: WorkerConfig, predictor: Predictor) -> EmotionStage:
+    from emopipe.pipeline.stages import EmotionStage
     from emopipe.pipeline.table.schema import rows_schema
 
-    settings, checkpoint = config.settings, config.checkpoint
-    predictor = load_predictor(settings, config.model, checkpoint)
-    return EmotionStage(predictor, rows_schema(checkpoint.classes, settings.landmarks))
+    schema = rows_schema(config.checkpoint.classes, config.settings.landmarks)
+    return EmotionStage(predictor, schema)
 
 
 def _finished(emotions: EmotionStage, span: DetectedSpan) -> SpanRows | FailedSpan:

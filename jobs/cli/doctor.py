@@ -13,10 +13,10 @@ import psutil
 from rich.table import Table
 
 from emopipe.emonet import registry
+from emopipe.emonet.runtime import available_cores
 from emopipe.jobs.cli.analyze import analyze
 from emopipe.jobs.cli.base import Command, name_options, table_console
 from emopipe.pipeline.media.readers import optional_backends
-from emopipe.pipeline.run import available_cores
 
 GIB = 1024**3
 

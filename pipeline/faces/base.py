@@ -6,7 +6,7 @@ reach beyond the frame where a face does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,3 +99,23 @@ class Detector(Protocol):
         Returns:
             One `Faces` for each frame, in its own pixels.
         """
+
+
+def overlaps(
+    some: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Intersection over union of each pair of boxes.
+
+    Args:
+        some: (n, 4) x1 y1 x2 y2.
+        others: (m, 4) x1 y1 x2 y2.
+
+    Returns:
+        (n, m), from 0 to 1.
+    """
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (some, others))
+    shares: NDArray[np.floating[Any]] = shared / (areas[:, None] + other_areas - shared)
+    return shares

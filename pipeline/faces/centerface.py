@@ -8,19 +8,20 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from emopipe.emonet.runtime import Compute, Infer, compiled
-from emopipe.pipeline.faces.base import POINTS
+from emopipe.emonet.runtime import Compute, Infer, available_cores, compiled
+from emopipe.pipeline.faces.base import POINTS, overlaps
 from emopipe.pipeline.faces.networks import OVERLAP, Detections, Network, padded, quiet_opencv
 
 _OUTPUTS = ("537", "538", "539", "540")  # score, log size, offset, points
 _STRIDE = 4  # input pixels per cell of its maps
 _MULTIPLE = 32  # its input's sides are multiples of it
+_STREAMS = 16  # images that a CPU takes at once at most; each takes memory
 _SHAPES = 16  # networks that are kept, each for one shape of its input
 _PAIRS = 2**20  # of a face and a cell that are compared at once, which takes some 50 MB
 _VOTE = 0.2  # cells with at least this score count in the average box of their face
@@ -153,6 +154,9 @@ def _on_openvino(path: Path, compute: Compute) -> _Maps:
     except Exception as error:  # OpenVINO's own have no public base class
         raise ValueError(f"{path} is not an ONNX network") from error
 
+    # One thread an image wastes less than all threads on each.
+    threads = compute.threads or available_cores()
+
     @lru_cache(_SHAPES)
     def compiled_for(height: int, width: int) -> Infer:
         model = network.clone()
@@ -161,11 +165,10 @@ def _on_openvino(path: Path, compute: Compute) -> _Maps:
         steps.input().tensor().set_element_type(openvino.Type.u8)
         steps.input().tensor().set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))
-        return compiled(steps.build(), compute.precision, compute.threads)
+        return compiled(steps.build(), compute.precision, threads, min(threads, _STREAMS))
 
     def maps_of(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        infer = compiled_for(*images.shape[1:3])
-        outputs = [infer(image[None]) for image in images]
+        outputs = compiled_for(*images.shape[1:3])([image[None] for image in images])
         return [np.concatenate(maps) for maps in zip(*outputs, strict=True)]
 
     return maps_of
@@ -201,7 +204,7 @@ def _faces(
     mean_boxes, mean_points = [boxes[:0]], [points[:0]]
     step = max(1, _PAIRS // max(1, len(boxes)))
     for first in range(0, len(best), step):
-        votes = (_overlaps(boxes[best[first : first + step]], boxes) > OVERLAP) * scores
+        votes = (overlaps(boxes[best[first : first + step]], boxes) > OVERLAP) * scores
         votes /= votes.sum(axis=1, keepdims=True)
         mean_boxes.append(votes @ boxes)
         mean_points.append(np.tensordot(votes, points, axes=1))
@@ -224,23 +227,3 @@ def _best(
     sizes = boxes[:, 2:] - boxes[:, :2]
     rectangles = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
     return np.array(cv2.dnn.NMSBoxes(rectangles, scores.tolist(), min_score, OVERLAP), np.intp)
-
-
-def _overlaps(
-    some: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]
-) -> NDArray[np.floating[Any]]:
-    """Intersection over union of each pair of boxes.
-
-    Args:
-        some: (n, 4) x1 y1 x2 y2.
-        others: (m, 4) x1 y1 x2 y2.
-
-    Returns:
-        (n, m), from 0 to 1.
-    """
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (some, others))
-    overlaps: NDArray[np.floating[Any]] = shared / (areas[:, None] + other_areas - shared)
-    return overlaps

@@ -190,11 +190,12 @@ def _set_threads(library: Literal["opencv", "torch"], threads: int) -> None:
 def _network(name: str, weights: Path | None, min_score: float, compute: Compute) -> Network:
     kind = _KINDS[name]
     paths = list(weights_files(name, weights).values())
+    unreadable = _UNREADABLE if compute.device == "cpu" else _UNREADABLE_FOR_GPU
     try:
         network = kind.build(paths, min_score, compute)
         # Another detector's weights may load and fail only on the first image.
         network([np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8)])
-    except _UNREADABLE if compute.device == "cpu" else _UNREADABLE_FOR_GPU as error:
+    except unreadable as error:
         published = " and ".join(lookup(part).file for part in kind.weights)
         raise DetectorError(
             f"{' and '.join(map(str, paths))} cannot be used as the weights of {name}: it needs "

@@ -49,6 +49,7 @@ class DetectedSpan:
         crops: (n, size, size, 3) uint8 RGB.
         crop_boxes: (n, 4) float32, where each crop lies, in pixels of the frame.
         sharpness: (n,) float32, variance of the Laplacian of the grey crop.
+        predictions: for the crops; None where the network has not run yet.
 
     Raises:
         ValueError: the arrays' lengths disagree.
@@ -65,6 +66,7 @@ class DetectedSpan:
     crops: NDArray[np.uint8]
     crop_boxes: NDArray[np.float32]
     sharpness: NDArray[np.float32]
+    predictions: Predictions | None = None
 
     def __post_init__(self) -> None:
         if len(self.times) != len(self.frame_indices):

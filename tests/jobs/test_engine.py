@@ -115,5 +115,8 @@ def test_what_does_not_go_together_is_refused(inputs: Inputs, tmp_path: Path) ->
     out = tmp_path / "results.parquet"
     with pytest.raises(ClusterError, match="in this process: only Ray takes `gpus`"):
         engine.run(inputs, out, SPARSE, engine="local", cluster=ClusterOptions(gpus=0))
+    with pytest.raises(ClusterError, match="`network_actors`: with `detect_every` above 1"):
+        following, cluster = Settings(detect_every=5), ClusterOptions(network_actors=1)
+        engine.run(inputs, out, following, cluster=cluster)
     with pytest.raises(ClusterError, match=r"not 'rays': did you mean ray\?"):
         engine.run(inputs, out, SPARSE, engine="rays")

@@ -105,8 +105,8 @@ def test_the_description_of_the_default_settings():
     assert decisive.pop("classes") == list(checkpoint.classes)
     assert list(decisive.pop("detector_weights")) == ["centerface.onnx"]
     assert json.dumps(decisive, sort_keys=True) == (
-        '{"backend": "pyav", "crop": "square", "deinterlace": true, "detect_size": 640, '
-        '"detector": "centerface", "end": null, "faces": "all", "fps": null, '
+        '{"backend": "pyav", "crop": "square", "deinterlace": true, "detect_every": 1, '
+        '"detect_size": 640, "detector": "centerface", "end": null, "faces": "all", "fps": null, '
         '"landmarks": "float32", "max_faces": null, '
         '"min_score": null, "min_size": 0.0, "mirror": true, "precision": "float32", "roi": null, '
         '"runtime": "torch", "start": null, "stride": 1}'

@@ -72,6 +72,12 @@ def test_a_gpu_is_shared_equally_by_who_computes_on_it(gpus, cpus, workers, face
     assert (plan.face_workers, plan.face_gpus, plan.emotion_gpus) == (faces, share, share)
 
 
+def test_workers_that_follow_faces_run_the_network_on_their_share_of_a_gpu():
+    settings = Settings(detector="yunet", device="cuda", detect_every=5)
+    plan = planned(2, 64, settings=settings)
+    assert (plan.face_workers, plan.emotion_workers, plan.face_gpus) == (16, 0, 0.125)
+
+
 def test_detection_on_the_cpu_takes_all_cpus_and_leaves_the_gpus_to_the_network():
     for settings in (Settings(device="cuda", detector="yunet"), Settings(device="cpu")):
         plan = planned(2, 64, settings=settings)

@@ -280,6 +280,7 @@ def traps(here: Path, media: Path) -> None:
         ("two.png --roi 9,9,1,1", "--roi 9,9,1,1 is empty"),
         ("two.png --min-score 2", "--min-score is from 0 to 1"),
         ("two.png --detect-size 8", "--detect-size is 160 or more, not 8"),
+        ("two.png --detect-every 0", "--detect-every is 1 or more, not 0"),
         ("two.png --detector yunet", "emopipe models fetch yunet"),
         ("two.png --detector-weights absent.onnx", "absent.onnx does not exist"),
         ("two.png --detector-weights text.pth", "text.pth"),
@@ -362,10 +363,11 @@ def test_every_option_reaches_its_setting(
 ) -> None:
     common = shlex.split(
         "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
+        "--detect-every 5 "
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
         "--backend decord --no-deinterlace "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
-        "--runtime torch --faces-per-batch 7 --threads 3"
+        "--runtime torch --faces-per-batch 7 --threads 3 --no-mirror"
     )
     analyze(media, *common, "--stride", "5")
     analyze(media, *common, "--fps", "2.5")
@@ -375,6 +377,7 @@ def test_every_option_reaches_its_setting(
         detector="sfd",
         detector_weights=Path("w"),
         detect_size=320,
+        detect_every=5,
         selection=Selection(0.7, 30.0, 3, "largest", (1.0, 2.0, 3.0, 4.0)),
         backend="decord",
         deinterlace=False,
@@ -388,6 +391,7 @@ def test_every_option_reaches_its_setting(
         runtime="torch",
         faces_per_batch=7,
         threads=3,
+        mirror=False,
     )
     assert [run["settings"] for run in runs] == [strided, replace(strided, stride=1, fps=2.5)]
     defaults = vars(Settings()) | vars(Selection())

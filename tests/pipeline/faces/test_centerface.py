@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from real_frames import clip_frames, load_image
 
-from emopipe.emonet.checkpoint import PUBLISHED_CROP
+from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.registry import locate
 from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces import centerface
@@ -23,7 +23,7 @@ from emopipe.pipeline.faces.detectors import DETECTORS, _ResizingDetector, devic
 from emopipe.pipeline.faces.networks import padded
 from emopipe.pipeline.faces.onnx_module import onnx_module
 from emopipe.pipeline.media.decoder import Decoder
-from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.settings import DEFAULT_MODEL, Settings
 from emopipe.pipeline.stages import FaceStage
 
 WEIGHTS = locate("centerface")
@@ -165,7 +165,7 @@ def test_a_gpu_that_fails_is_not_taken_for_a_wrong_file() -> None:
 def test_an_analysis_detects_on_its_device() -> None:
     settings = Settings(device="meta", precision="float32")
     with Decoder() as decoder, pytest.raises(RuntimeError, match="meta"):
-        FaceStage(settings, PUBLISHED_CROP, 64, decoder)
+        FaceStage(settings, open_model(DEFAULT_MODEL)[1], decoder)
 
 
 def damaged(change: Callable[[onnx.ModelProto], None]) -> bytes:

@@ -1,0 +1,246 @@
+"""Between detections a face's place comes from its landmarks one frame before: `detect_every`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from emopipe.pipeline.faces.align import CropMode, crop_boxes, cut, to_frame
+from emopipe.pipeline.faces.base import Detector, Faces, overlaps
+from emopipe.pipeline.faces.selection import Selection, select
+
+if TYPE_CHECKING:
+    from emopipe.emonet.predictor import Predictions, Predictor
+
+MAX_STEP_S = 0.12
+"""Faces are followed to a frame at most this much later than the one before: sampled at 10 frames/s
+or more, and not across missing frames."""
+
+GUIDING_POINTS = slice(17, 68)
+"""All but the outline (300-W order), which is the least certain."""
+
+LEAST_SCORE = 0.6
+"""Landmarks that score less are no guide to where the face is: the frame is detected."""
+
+LEAST_SCORE_RATIO = 0.9
+"""So it is where they score less than this share of the score at the face's detection."""
+
+MOST_OVERLAP = 0.3
+"""Followed boxes that overlap by more (intersection over union) may have slid onto one face."""
+
+CUT_LEVELS = 25.0
+"""A frame that differs from the one before by more grey levels (of 0 to 255), on average over
+`_THUMBNAIL`, follows a cut."""
+
+_THUMBNAIL = (16, 16)  # pixels
+_COARSE = 160  # pixels of the long side from which the thumbnail is made: enough, and cheap
+
+
+@dataclass(frozen=True)
+class FollowedFaces:
+    """The faces of one frame, and what the network says of them.
+
+    Attributes:
+        faces: n faces. A followed one has the score of the detection from which it is followed.
+        crop_boxes: (n, 4) float32, where the crops lie, in pixels of the frame.
+        crops: (n, size, size, 3) uint8 RGB.
+        predictions: for the crops.
+    """
+
+    faces: Faces
+    crop_boxes: NDArray[np.float32]
+    crops: NDArray[np.uint8]
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame to search: (height, width, 3) uint8 RGB, its time in s, its thumbnail."""
+
+    image: NDArray[np.uint8]
+    time: float
+    thumbnail: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Faces from their detection to the last frame on which they were seen.
+
+    Attributes:
+        detected: the frame's faces on which the chain began.
+        landmarks: (n, 68, 2) at the detection, in pixels of the frame.
+        last_landmarks: (n, 68, 2) on the last frame.
+        last: that frame.
+    """
+
+    detected: FollowedFaces
+    landmarks: NDArray[np.float32]
+    last_landmarks: NDArray[np.float32]
+    last_time: float
+    last_thumbnail: NDArray[np.float32]
+
+
+class Follower:
+    """Finds faces on consecutive frames with few detections.
+
+    A chain of frames begins with a detection. The chains of a call go through detector and network
+    side by side, so that batches stay large; what is found on a frame depends on its chain alone.
+
+    Args:
+        detector: finds faces.
+        predictor: gives their landmarks.
+        selection: which faces are kept.
+        mode: how crops lie, see `crop_boxes`.
+    """
+
+    def __init__(
+        self, detector: Detector, predictor: Predictor, selection: Selection, mode: CropMode
+    ) -> None:
+        self._detector = detector
+        self._predictor = predictor
+        self._selection = selection
+        self._mode = mode
+        self._chain: _Chain | None = None
+
+    def find(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        times: Sequence[float],
+        due: NDArray[np.bool_],
+    ) -> list[FollowedFaces]:
+        """Find the faces of frames that follow those of the call before.
+
+        Args:
+            images: f (height, width, 3) uint8 RGB frames, of one size.
+            times: f, in s, ascending.
+            due: (f,) the frames on which to detect in any case.
+        """
+        found: dict[int, FollowedFaces] = {}
+        ranks = np.split(np.arange(len(images)), np.flatnonzero(due))
+        chains = [self._chain, *[None] * (len(ranks) - 1)]
+        for step in range(max(map(len, ranks))):
+            active = [n for n, those in enumerate(ranks) if step < len(those)]
+            frames = [int(ranks[n][step]) for n in active]
+            results = self._step(
+                [_Frame(images[i], times[i], _thumbnail(images[i])) for i in frames],
+                [chains[n] for n in active],
+            )
+            for n, i, (result, chain) in zip(active, frames, results, strict=True):
+                found[i], chains[n] = result, chain
+        self._chain = chains[-1]
+        return [found[i] for i in range(len(images))]
+
+    def _step(
+        self, frames: list[_Frame], chains: list[_Chain | None]
+    ) -> list[tuple[FollowedFaces, _Chain]]:
+        """Take each chain one frame further; where it breaks, another begins."""
+        results: dict[int, tuple[FollowedFaces, _Chain]] = {}
+        places = {
+            i: place
+            for i, (frame, chain) in enumerate(zip(frames, chains, strict=True))
+            if chain and (place := _followed(chain, frame)) is not None
+        }
+        for i, seen in self._predicted(frames, places).items():
+            chain = chains[i]
+            assert chain
+            if not _is_lost(chain, seen):
+                results[i] = seen, _continued(chain, frames[i], self._landmarks(seen))
+        rest = [i for i in range(len(frames)) if i not in results]
+        detected = self._detector.detect([frames[i].image for i in rest])
+        selected = [select(faces, self._selection) for faces in detected]
+        places = dict(zip(rest, selected, strict=True))
+        for i, seen in self._predicted(frames, places).items():
+            landmarks = self._landmarks(seen)
+            chain = _Chain(seen, landmarks, landmarks, frames[i].time, frames[i].thumbnail)
+            results[i] = seen, chain
+        return [results[i] for i in range(len(frames))]
+
+    def _predicted(
+        self, frames: list[_Frame], places: dict[int, Faces]
+    ) -> dict[int, FollowedFaces]:
+        """Crop the faces of some of the frames, and run the network on all of them."""
+        checkpoint = self._predictor.checkpoint
+        size = checkpoint.input_size
+        boxes = {
+            i: crop_boxes(faces, self._detector.calibration, checkpoint.crop, self._mode)
+            for i, faces in places.items()
+        }
+        crops = {i: cut(frames[i].image, boxes[i], size) for i in places}
+        none = np.zeros((0, size, size, 3), np.uint8)
+        predictions = self._predictor(np.concatenate([none, *crops.values()]))
+        parts = np.cumsum([0, *map(len, crops.values())])
+        return {
+            i: FollowedFaces(places[i], boxes[i], crops[i], predictions[first:last])
+            for i, (first, last) in zip(places, pairwise(parts.tolist()), strict=True)
+        }
+
+    def _landmarks(self, seen: FollowedFaces) -> NDArray[np.float32]:
+        size = self._predictor.checkpoint.input_size
+        return to_frame(seen.predictions.landmarks, seen.crop_boxes, size)
+
+
+def moved(
+    boxes: NDArray[np.float32], before: NDArray[np.float32], after: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Move boxes as their points move: by the shift of the points' mean, and by their spread.
+
+    Args:
+        boxes: (n, 4) x1 y1 x2 y2 in pixels.
+        before: (n, k, 2) points of each box's face, x y in pixels.
+        after: (n, k, 2) the same points later.
+
+    Returns:
+        (n, 4) float32.
+    """
+    centres, later = before.mean(axis=1), after.mean(axis=1)
+    spreads = [
+        np.sqrt(((points - centre[:, None]) ** 2).sum(axis=(1, 2)))
+        for points, centre in ((before, centres), (after, later))
+    ]
+    scales = (spreads[1] / np.maximum(spreads[0], 1e-6))[:, None, None]
+    corners = (boxes.reshape(-1, 2, 2) - centres[:, None]) * scales + later[:, None]
+    moved_boxes: NDArray[np.float32] = corners.reshape(-1, 4).astype(np.float32)
+    return moved_boxes
+
+
+def _followed(chain: _Chain, frame: _Frame) -> Faces | None:
+    """Where the chain's faces are on the next frame; None where only a detection can tell."""
+    if frame.time - chain.last_time > MAX_STEP_S:
+        return None
+    if np.abs(frame.thumbnail - chain.last_thumbnail).mean() > CUT_LEVELS:
+        return None
+    faces = chain.detected.faces
+    boxes = moved(
+        faces.boxes, chain.landmarks[:, GUIDING_POINTS], chain.last_landmarks[:, GUIDING_POINTS]
+    )
+    if not (np.isfinite(boxes).all() and (boxes[:, 2:] - boxes[:, :2] >= 1).all()):
+        return None
+    if (np.triu(overlaps(boxes, boxes), 1) > MOST_OVERLAP).any():
+        return None
+    return Faces(boxes, faces.scores)
+
+
+def _is_lost(chain: _Chain, seen: FollowedFaces) -> bool:
+    least = np.maximum(LEAST_SCORE, LEAST_SCORE_RATIO * chain.detected.predictions.landmark_score)
+    return bool((seen.predictions.landmark_score < least).any())
+
+
+def _continued(chain: _Chain, frame: _Frame, landmarks: NDArray[np.float32]) -> _Chain:
+    return replace(
+        chain,
+        last_landmarks=landmarks,
+        last_time=frame.time,
+        last_thumbnail=frame.thumbnail,
+    )
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    coarse = image[:: (step := max(1, max(image.shape) // _COARSE)), ::step]
+    small = cv2.resize(coarse, _THUMBNAIL, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32)
