@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count, cycle
+from itertools import chain, count, cycle, islice
 from pathlib import Path
 
 import av
@@ -144,14 +144,14 @@ class Stages:
         """
         if stage in ("align", "network") and not self.faces_per_frame:
             return None
-        rounds: dict[str, Callable[[], Iterator[Step]]] = {
+        work: dict[str, Callable[[], Iterator[Step]]] = {
             "decode": self._decode,
             "detect": self._detect,
             "align": self._align,
             "network": self._network,
             "write": self._write,
         }
-        return _speed(rounds[stage], seconds)
+        return _speed(work[stage], seconds)
 
     def _decode(self) -> Iterator[Step]:
         for frames in self._decoder.frames(self._video, self._wanted):
@@ -296,8 +296,9 @@ def measure_plain_loop(settings: Settings, path: Path, seconds: float) -> Speed:
         if frame is None:
             raise BenchError(f"{path}: no frame can be decoded, use another")
 
+    frames = chain.from_iterable(loop() for _ in count())
     try:
-        return _speed(loop, seconds)
+        return _speed(lambda: islice(frames, 1), seconds)
     except av.error.FFmpegError as error:
         raise BenchError(f"{path} is damaged ({error}): use another") from error
 
@@ -312,16 +313,13 @@ def _detector(settings: Settings, compute: Compute) -> Detector:
     )
 
 
-def _speed(steps: Callable[[], Iterator[Step]], seconds: float) -> Speed:
-    """Measure work that is begun anew whenever it is done, for so long at least.
-
-    The first step is not counted.
-    """
-    frames = faces = 0
-    work = chain.from_iterable(steps() for _ in count())
-    next(work)
+def _speed(work: Callable[[], Iterator[Step]], seconds: float) -> Speed:
+    """Measure rounds of work, whole ones, for so long at least; a first step is not counted."""
+    next(work())
+    frames, faces, passed = 0, 0, 0.0
     begun = time.perf_counter()
-    while (passed := time.perf_counter() - begun) < seconds or not frames:
-        more_frames, more_faces = next(work)
-        frames, faces = frames + more_frames, faces + more_faces
+    while passed < seconds:
+        for more_frames, more_faces in work():
+            frames, faces = frames + more_frames, faces + more_faces
+        passed = time.perf_counter() - begun
     return Speed(frames, faces, passed)
