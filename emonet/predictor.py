@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.checkpoint import Checkpoint, open_model
@@ -178,11 +179,14 @@ class Predictor:
     def _predict(self, crops: NDArray[np.uint8]) -> Predictions:
         """Predictions for any number of crops, as they are."""
         step = self.faces_per_batch
+        # A GPU has all batches before the first is fetched, which waits for it.
         batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
-        return concatenated(batches) if batches else self._empty()
+        fetched = [Predictions(*(one.cpu().numpy() for one in batch)) for batch in batches]
+        return concatenated(fetched) if fetched else self._empty()
 
     @torch.inference_mode()
-    def _forward(self, crops: NDArray[np.uint8]) -> Predictions:
+    def _forward(self, crops: NDArray[np.uint8]) -> list[Tensor]:
+        """The fields of `Predictions` for a batch, on the device."""
         n = len(crops)
         crops = np.ascontiguousarray(crops)
         least = LEAST_CROPS if self.device.type == "cpu" else n
@@ -191,7 +195,9 @@ class Predictor:
             heatmaps, features = (torch.from_numpy(_padded(one, least)) for one in outputs)
         else:
             # Crops are (N, H, W, C) in memory: permuted to (N, C, H, W), they are channels-last.
-            x = torch.tensor(_padded(crops, least), device=self.device).permute(0, 3, 1, 2)
+            # From pinned memory the copy to a GPU does not stop this thread.
+            x = torch.tensor(_padded(crops, least), pin_memory=self.device.type == "cuda")
+            x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             heatmaps, features, _ = self._model.trunk(x.to(self._dtype) / 255)
         logits, valence, arousal = self._model.head(features)
         points, heights = decode_heatmaps(heatmaps)
@@ -202,7 +208,7 @@ class Predictor:
             points,
             heights.mean(dim=1).clamp(0, 1),
         )
-        return Predictions(*(tensor[:n].cpu().numpy() for tensor in tensors))
+        return [tensor[:n] for tensor in tensors]
 
     def _empty(self) -> Predictions:
         empty = np.zeros(0, np.float32)

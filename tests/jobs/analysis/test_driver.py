@@ -17,7 +17,7 @@ import psutil
 import pytest
 import ray
 from chaos import command, left_of
-from made_clips import ffmpeg, make_clip, zero_packets
+from made_clips import make_clip, zero_packets
 from made_faces import face_clip, two_faces_picture
 from ray.cloudpickle import register_pickle_by_value
 
@@ -35,6 +35,7 @@ from emopipe.pipeline.estimate import Estimate
 from emopipe.pipeline.faces.detectors import weights_files
 from emopipe.pipeline.inputs import Inputs, find_inputs
 from emopipe.pipeline.local import run as run_local
+from emopipe.pipeline.media.repeat import repeat
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import FailedSpan, ProgressCallback
@@ -44,7 +45,7 @@ from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
 from emopipe.pipeline.table.store import partial_path
 
 SPARSE = Settings(stride=3)
-LONG_FRAMES = 250
+LONG_COPIES = 5  # of 50 frames
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +55,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = tmp_path_factory.mktemp("scratch")
     face = face_clip(scratch)
     shutil.copy(face, folder / "face.mp4")
-    loop = ["-stream_loop", "-1", "-i", face, "-frames:v", str(LONG_FRAMES), "-c", "copy"]
-    ffmpeg(*loop, folder / "long.mp4")
+    repeat(face, LONG_COPIES, folder / "long.mp4")
     shutil.copy(face, folder / "damaged.mp4")
     zero_packets(folder / "damaged.mp4", slice(20, 23))
     shutil.copy(make_clip(scratch, "vfr.mp4"), folder / "nobody.mp4")
     two_faces_picture().save(folder / "two.png")
     (folder / "broken.mp4").write_bytes(face.read_bytes()[:400])
     return folder
+
+
+@pytest.fixture(scope="module")
+def endless(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of a face that takes much longer than a run takes to start."""
+    path = tmp_path_factory.mktemp("endless") / "endless.mp4"
+    repeat(made / "face.mp4", 40 * LONG_COPIES, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -406,10 +414,10 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("no Ray head")
 
 
-def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, tmp_path):
+def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made, endless, tmp_path):
     outs = {number: tmp_path / f"{number}.parquet" for number in (signal.SIGINT, signal.SIGTERM)}
-    long = (made / "nobody.mp4", made / "long.mp4")
-    runs = {number: start(*long, "--out", out) for number, out in outs.items()}
+    both = (made / "nobody.mp4", endless)
+    runs = {number: start(*both, "--out", out) for number, out in outs.items()}
     below = [at_work(runs[number], out) for number, out in outs.items()]
     began = time.monotonic()
     for number, process in runs.items():
@@ -428,9 +436,9 @@ def test_a_signal_stops_within_seconds_and_leaves_only_what_can_be_resumed(made,
     assert left_of([process for processes in below for process in processes]) == []
 
 
-def test_nothing_lives_on_when_the_driver_is_killed(made, tmp_path):
+def test_nothing_lives_on_when_the_driver_is_killed(made, endless, tmp_path):
     out = tmp_path / "results.parquet"
-    process = start(made / "nobody.mp4", made / "long.mp4", "--out", out)
+    process = start(made / "nobody.mp4", endless, "--out", out)
     below = at_work(process, out)
     process.kill()
     process.communicate()
