@@ -1,7 +1,9 @@
 """The engine of this process: one input after the other, on all cores."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import torch
@@ -19,6 +21,8 @@ from emopipe.pipeline.settings import Settings, resolved, sampler
 from emopipe.pipeline.stages import EmotionStage, FaceStage, load_predictor
 from emopipe.pipeline.table.schema import DetectedSpan, VideoRecord
 from emopipe.pipeline.table.store import Store, part_key
+
+T = TypeVar("T")
 
 
 def run(
@@ -109,7 +113,8 @@ class LocalEngine:
         done = store.spans(key)
         already = sum(len(spans[span]) for span in done)
         self._progress.on_video_start(video, len(frame_indices), already)
-        for found in self._faces.spans(video, {k: v for k, v in spans.items() if k not in done}):
+        wanted = {span: indices for span, indices in spans.items() if span not in done}
+        for found in _prefetched(self._faces.spans(video, wanted)):
             rows = emotions.rows(found) if isinstance(found, DetectedSpan) else found
             if isinstance(rows, FailedSpan):
                 store.write_failed(key, rows.span, rows.reason)
@@ -118,3 +123,12 @@ class LocalEngine:
                 faces = rows.num_rows - rows["face"].null_count
                 self._progress.on_span(video, len(spans[found.span]), faces)
         return store.commit(video, frame_indices)
+
+
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield items; a thread takes the next one from the iterator while one is used."""
+    with ThreadPoolExecutor(1) as beside:
+        upcoming = beside.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = beside.submit(next, items, None)
+            yield item
