@@ -41,6 +41,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     deinterlace: bool = True,
     detector: str = DEFAULT_DETECTOR,
     detector_weights: str | Path | None = None,
+    detect_every: int = 1,
     detect_size: int = LONG_SIDE,
     min_score: float | None = None,
     min_size: float = 0.0,
