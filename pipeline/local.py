@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,9 +90,13 @@ class LocalEngine:
         use_threads(settings.threads)
         self._settings = settings
         self._progress = progress
-        self._predictor = load_predictor(settings, model, checkpoint)
         self._decoder = decoder
-        self._faces = FaceStage(settings, checkpoint, decoder, self._predictor)
+        with ThreadPoolExecutor(1) as beside:
+            # pyarrow imports it at the first row otherwise, and a Ctrl-C meanwhile would be lost.
+            # Beside networks that are being compiled it takes no time.
+            beside.submit(import_module, "pandas")
+            self._predictor = load_predictor(settings, model, checkpoint)
+            self._faces = FaceStage(settings, checkpoint, decoder, self._predictor)
 
     def work(self, store: Store, files: list[InputFile], _estimate: Estimate) -> Iterator[Finished]:
         """Analyze inputs in their order; see `pipeline.run.Work`."""

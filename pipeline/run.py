@@ -109,9 +109,6 @@ def run_analysis(
         EmopipeError: the decoding backend is not installed, the output cannot be used, or the
             engine failed.
     """
-    # pyarrow imports it at the first row otherwise, and a Ctrl-C meanwhile would be lost.
-    import pandas  # noqa: F401
-
     if missing := missing_backend(settings.backend):
         raise SettingsError(missing)
     description = describe(settings, checkpoint)

@@ -72,7 +72,7 @@ def load(settings: Settings) -> WorkerConfig:
     Raises:
         EmopipeError: the checkpoint or the detector's weights cannot be used.
     """
-    import pandas  # noqa: F401 -- see `run_analysis`; here it is imported while Ray starts
+    import pandas  # noqa: F401 -- see `LocalEngine`; here it is imported while Ray starts
 
     from emopipe.emonet.checkpoint import open_model
 

@@ -144,7 +144,7 @@ def load_detector(
     return _ResizingDetector(
         name,
         kind.calibration,
-        _network(name, weights, min_score, compute),
+        _network(name, weights, kind.side or long_side, min_score, compute),
         kind.side or SMALLEST_LONG_SIDE,
         kind.side or long_side,
     )
@@ -187,14 +187,17 @@ def _set_threads(library: Literal["opencv", "torch"], threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _network(name: str, weights: Path | None, min_score: float, compute: Compute) -> Network:
+def _network(
+    name: str, weights: Path | None, long_side: int, min_score: float, compute: Compute
+) -> Network:
     kind = _KINDS[name]
     paths = list(weights_files(name, weights).values())
     unreadable = _UNREADABLE if compute.device == "cpu" else _UNREADABLE_FOR_GPU
     try:
         network = kind.build(paths, min_score, compute)
-        # Another detector's weights may load and fail only on the first image.
-        network([np.zeros((BLAZEFACE_SIDE, BLAZEFACE_SIDE, 3), np.uint8)])
+        # Another detector's weights may load and fail only on the first image. A first image of a
+        # shape takes long: this one has that of most videos.
+        network([np.zeros((long_side * 9 // 16, long_side, 3), np.uint8)])
     except unreadable as error:
         published = " and ".join(lookup(part).file for part in kind.weights)
         raise DetectorError(
