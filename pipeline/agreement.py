@@ -85,8 +85,14 @@ def _pairs(
     both = _boxes(reference).merge(_boxes(other), on=["video", "frame"], suffixes=("", "_other"))
     both["off"] = np.hypot(both.x - both.x_other, both.y - both.y_other) / both.side
     near = both[both.off < SAME_FACE].sort_values("off", kind="stable")
-    pairs = near.drop_duplicates("row").drop_duplicates("row_other").sort_values("row")
-    return pairs["row"].to_numpy(), pairs["row_other"].to_numpy()
+    matches: dict[int, int] = {}
+    taken: set[int] = set()
+    for row, row_other in zip(near["row"].tolist(), near["row_other"].tolist(), strict=True):
+        if row not in matches and row_other not in taken:
+            matches[row] = row_other
+            taken.add(row_other)
+    rows = np.array(sorted(matches), np.int64)
+    return rows, np.array([matches[row] for row in rows.tolist()], np.int64)
 
 
 def _boxes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,14 @@ def test_of_faces_close_together_the_nearest_are_matched_each_once() -> None:
     assert agreement(one, results({0: [12.0]})).faces_found == 0.5
 
 
+def test_a_face_whose_nearest_is_taken_gets_its_next() -> None:
+    # 20 and 45 are both nearest to 30, which goes to 20; 80 is near enough to 45 alone.
+    one, other = results({0: [45.0, 20.0]}), results({0: [30.0, 80.0]})
+    for both in (agreement(one, other), agreement(other, one)):
+        assert (both.faces_found, both.faces_added) == (1, 0)
+        assert both.landmark_distance == pytest.approx((10 + 35) / 2 * np.sqrt(2) / EYES)
+
+
 def test_faces_that_one_side_lacks_are_counted() -> None:
     one = results({0: [10.0, 300.0], 1: [10.0], 2: []})
     other = results({0: [10.0], 1: [], 2: [10.0]})
