@@ -22,6 +22,10 @@ MATRIX_SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 """Rows and columns of the multiplied matrices, by device type: large enough to keep it busy."""
 
 LEAST_CALLS = 5
+"""What is timed is called so often at least, unless that takes `LONGEST` times as long as asked:
+one product of float16 matrices on a CPU without instructions for it takes tens of seconds."""
+
+LONGEST = 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def flop_per_crop(classes: int, width: int, input_size: int) -> int:
         width: channels of the hourglasses.
         input_size: side of the crop, pixels.
     """
-    # Not on PyTorch's device for shapes alone, whose batch normalization loads the compiler.
+    # Not on the meta device: there batch normalization imports PyTorch's compiler, which takes
+    # seconds.
     network, crop = EmoNet(classes, width).eval(), torch.zeros(1, 3, input_size, input_size)
     with torch.inference_mode():
         return counted_flop(lambda: network(crop))
@@ -121,7 +126,9 @@ def _median_seconds(call: Callable[[], object], least_seconds: float) -> float:
     """Median time of a call, repeated for some time; the first call is not counted."""
     call()
     seconds: list[float] = []
-    while len(seconds) < LEAST_CALLS or sum(seconds) < least_seconds:
+    while sum(seconds) < least_seconds or (
+        len(seconds) < LEAST_CALLS and sum(seconds) < LONGEST * least_seconds
+    ):
         begun = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - begun)

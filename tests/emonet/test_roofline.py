@@ -1,10 +1,14 @@
 """The roofline: FLOP are those that one counts by hand, figures are of the batches they name."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from emopipe.emonet import roofline as module
 from emopipe.emonet.checkpoint import open_model
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictor
@@ -48,6 +52,8 @@ def test_the_published_network_takes_16_times_the_pixels_and_4_times_the_weights
 @pytest.mark.parametrize("mirror", [False, True])
 def test_a_mirror_image_costs_a_second_pass(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MATRIX_SIDE, "cpu", 256)
+    # A clock by which every call takes 1 s.
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=count().__next__))
     predictor = Predictor(
         *open_model("emonet-lite"), "cpu", "float32", faces_per_batch=16, mirror=mirror
     )
@@ -56,5 +62,24 @@ def test_a_mirror_image_costs_a_second_pass(mirror: bool, monkeypatch: pytest.Mo
     once = flop_per_crop(len(checkpoint.classes), checkpoint.width, checkpoint.input_size)
     assert roofline.flop_per_face == once * (2 if mirror else 1)
     assert (roofline.faces_per_batch, roofline.matrix_side) == (16, 256)
-    assert roofline.network_flop_per_second == roofline.faces_per_second * roofline.flop_per_face
-    assert roofline.share > 0
+    assert (roofline.faces_per_second, roofline.matrix_flop_per_second) == (16, 2 * 256**3)
+    assert roofline.share == pytest.approx(16 * roofline.flop_per_face / (2 * 256**3))
+
+
+@pytest.mark.parametrize(
+    ("each", "calls"),
+    # 1 s is asked for, and the first call is not counted: 5 calls and more seconds, 1 s and more
+    # calls, 5 calls would take over 10 s, a single one does.
+    [(0.5, 1 + 5), (0.125, 1 + 8), (4.0, 1 + 3), (40.0, 1 + 1)],
+)
+def test_slow_calls_are_not_repeated(
+    each: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, made = 0.0, 0
+
+    def call() -> None:
+        nonlocal now, made
+        now, made = now + each, made + 1
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert (module._median_seconds(call, 1.0), made) == (each, calls)
