@@ -113,9 +113,11 @@ class Bench:
     @property
     def seconds_per_frame(self) -> float:
         """What a frame would take if the stages ran one after the other."""
-        every = {"detect": self.settings.detect_every}
+        # Each span begins with a detection.
+        detections = math.ceil(SPAN_FRAMES / self.settings.detect_every)
+        share = {"detect": detections / SPAN_FRAMES}
         return sum(
-            speed.seconds_per_frame / every.get(name, 1)
+            speed.seconds_per_frame * share.get(name, 1)
             for name, speed in self.stages.items()
             if speed
         )

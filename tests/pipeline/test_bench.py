@@ -1,9 +1,11 @@
 """Measuring an analysis: on which frames, what is counted, and what is left behind."""
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,9 +15,9 @@ from made_clips import ffmpeg
 from made_faces import FRAMES, face_clip
 
 from emopipe import analyze as analyze_videos
-from emopipe.pipeline import bench
+from emopipe.pipeline import bench, bench_child
 from emopipe.pipeline.bench import Bench, measure, summed_memory
-from emopipe.pipeline.bench_stages import STAGES, BenchError
+from emopipe.pipeline.bench_stages import STAGES, BenchError, Speed
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.settings import Settings
 
@@ -23,6 +25,8 @@ FAST = Settings(detect_size=160, threads=2)
 MEASURED = FRAMES + 10
 """More than the clip has: it is repeated."""
 SECONDS = 0.05
+STARTING_S = 3.0
+"""The process of the whole analysis waits so long before it runs anything of ours."""
 
 MIB = 2**20
 
@@ -47,8 +51,15 @@ def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(clip: Path, left_behind: Path) -> Bench:
+def measured(clip: Path, left_behind: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    slow = tmp_path_factory.mktemp("slow")
+    (slow / "sitecustomize.py").write_text(
+        f"import sys, time\n"
+        f"if {bench_child.__name__!r} in sys.orig_argv:\n"
+        f"    time.sleep({STARTING_S})\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(slow), prepend=os.pathsep)
         patch.setattr(tempfile, "tempdir", str(left_behind))
         return measure(clip, FAST, MEASURED, SECONDS)
 
@@ -65,13 +76,23 @@ def test_every_stage_is_measured_on_frames_and_their_faces(measured: Bench) -> N
     )
 
 
+@pytest.mark.parametrize(("every", "detections"), [(1, 24), (5, 5), (12, 2), (48, 1)])
+def test_in_sequence_each_span_begins_with_a_detection(
+    measured: Bench, every: int, detections: int
+) -> None:
+    stages = {name: Speed(100, 100, 1.0) for name in STAGES}
+    stages["detect"] = Speed(10, 10, 1.0)
+    made = replace(measured, stages=stages, settings=replace(FAST, detect_every=every))
+    # A span of 24 frames: four stages at 10 ms a frame, and detections at 100 ms.
+    assert made.seconds_per_frame * 24 == pytest.approx(4 * 24 * 0.01 + detections * 0.1)
+
+
 def test_the_whole_is_all_frames_and_its_start_is_apart(measured: Bench) -> None:
     whole = measured.whole
     assert (measured.video.name, measured.copies) == ("face.mp4", 2)
     assert (whole.frames, whole.faces) == (MEASURED, MEASURED)
     assert (whole.steady.frames, whole.steady.faces) == (MEASURED - SPAN_FRAMES,) * 2
-    # PyTorch alone takes most of a second to load.
-    assert whole.startup_seconds > 0.5
+    assert whole.startup_seconds > STARTING_S
     assert whole.startup_seconds + whole.steady.seconds < whole.total_seconds
 
 
