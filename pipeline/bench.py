@@ -23,7 +23,14 @@ from emopipe.emonet.checkpoint import Checkpoint, open_model
 from emopipe.emonet.roofline import Roofline, measure_roofline
 from emopipe.pipeline import bench_child
 from emopipe.pipeline.agreement import Agreement, agreement
-from emopipe.pipeline.bench_stages import STAGES, BenchError, Speed, Stages, measure_plain_loop
+from emopipe.pipeline.bench_stages import (
+    STAGES,
+    BenchError,
+    Speed,
+    Stages,
+    detector_runs,
+    measure_plain_loop,
+)
 from emopipe.pipeline.inputs import InputFile, find_inputs
 from emopipe.pipeline.local import use_threads
 from emopipe.pipeline.media.container import ReadError
@@ -137,9 +144,11 @@ class Bench:
 
     @property
     def detector_share(self) -> float | None:
-        """The same over the matrix product's."""
-        reached = self.detector_flop_per_second
-        return None if reached is None else reached / self.roofline.matrix_flop_per_second
+        """The same over the matrix product's; None where that is of another device or precision."""
+        reached, network = self.detector_flop_per_second, self.settings
+        if reached is None or detector_runs(network) != (network.device, network.precision):
+            return None
+        return reached / self.roofline.matrix_flop_per_second
 
     @property
     def times_plain_loop(self) -> float:

@@ -20,7 +20,7 @@ from emopipe.emonet.roofline import counted_flop
 from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
 from emopipe.pipeline.faces.base import Detector, Faces
-from emopipe.pipeline.faces.detectors import load_detector
+from emopipe.pipeline.faces.detectors import device_of, load_detector
 from emopipe.pipeline.faces.selection import Selection, select
 from emopipe.pipeline.media.decoder import Decoder, Frames
 from emopipe.pipeline.media.sampling import spans_of
@@ -251,6 +251,19 @@ class Stages:
             crop_boxes=boxes,
             sharpness=sharpness(crops),
         )
+
+
+def detector_runs(settings: Settings) -> tuple[str, str]:
+    """Device and precision of the detector: it shares the network's only where it can.
+
+    Args:
+        settings: as `resolved` returned them.
+    """
+    compute = compute_of(settings)
+    device = device_of(settings.detector, compute.device)
+    # On a CPU all but CenterFace on OpenVINO is float32, whatever the network is in.
+    on_openvino = settings.detector == "centerface" and compute.runtime == "openvino"
+    return device, "float32" if device == "cpu" and not on_openvino else compute.precision
 
 
 def measure_plain_loop(settings: Settings, path: Path, seconds: float) -> Speed:

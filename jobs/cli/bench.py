@@ -262,7 +262,9 @@ def _conclusions(bench: "Bench") -> list[str]:
 
 def _roofline(bench: "Bench") -> list[str]:
     """What the machine can do, and how much of it network and detector reach."""
-    roofline, detector_share = bench.roofline, bench.detector_share
+    from emopipe.pipeline.bench_stages import detector_runs
+
+    roofline = bench.roofline
     lines = [
         f"Roofline: {_figure(roofline.matrix_flop_per_second / 1e9)} GFLOP/s in a product of "
         f"{roofline.matrix_side}×{roofline.matrix_side} matrices in {bench.settings.precision}.",
@@ -271,11 +273,12 @@ def _roofline(bench: "Bench") -> list[str]:
         f"it reaches {_figure(roofline.network_flop_per_second / 1e9)} GFLOP/s, "
         f"{roofline.share:.0%} of the roofline.",
     ]
-    if detector_share:
+    if bench.detector_flop_per_second:
+        share, (device, precision) = bench.detector_share, detector_runs(bench.settings)
+        compared = f", {share:.0%} of the roofline" if share else f" in {precision} on {device}"
         lines.append(
             f"The detector takes {_figure(_giga(bench.detector_flop_per_frame))} GFLOP a frame: it "
-            f"reaches {_figure(_giga(bench.detector_flop_per_second))} GFLOP/s, "
-            f"{detector_share:.0%} of the roofline."
+            f"reaches {_figure(_giga(bench.detector_flop_per_second))} GFLOP/s{compared}."
         )
     return lines
 

@@ -10,6 +10,7 @@ from command import run_command
 from made_clips import make_clip
 from made_faces import face_picture
 
+from emopipe.emonet.roofline import Roofline
 from emopipe.jobs.cli import bench
 from emopipe.pipeline.agreement import Agreement
 from emopipe.pipeline.bench import EveryFrame, Whole
@@ -43,8 +44,10 @@ def test_without_a_video_it_measures_the_demos_sample_and_prints_json() -> None:
     assert (detected["total_frames"], detected["total_faces"]) == (FRAMES, FRAMES)
     assert (detected["agreement"]["faces"], detected["agreement"]["faces_found"]) == (FRAMES, 1)
     assert 0 < detected["agreement"]["landmark_distance"] < 0.05
-    for share in ("network_share", "detector_share"):
-        assert told["roofline"][share] > 0
+    roofline = told["roofline"]
+    assert roofline["network_share"] == pytest.approx(
+        roofline["network_gflop_per_second"] / roofline["matrix_gflop_per_second"]
+    )
     assert told["machine"]["cpu"] and told["machine"]["cores"] >= 1
     assert {"emopipe", "python", "torch", "av"} <= told["machine"]["versions"].keys()
 
@@ -66,6 +69,25 @@ def test_of_a_longer_video_the_first_frames_count_and_what_lacks_faces_is_told(
     for word in ("Start-up", "Memory", "plain loop", "GFLOP/s"):
         assert word in result.stdout
     assert "--detect-every" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.25, "25 GFLOP/s, 25% of the roofline."), (None, "25 GFLOP/s in float32 on cpu.")],
+)
+def test_a_detector_is_held_against_the_roofline_of_its_own_precision_only(
+    share: float | None, told: str
+) -> None:
+    measured = SimpleNamespace(
+        roofline=Roofline(2048, 100e9, 64, 10.0, 10**9),
+        settings=Settings(device="cpu", runtime="torch", precision="bfloat16"),
+        detector_flop_per_frame=10**9,
+        detector_flop_per_second=25e9,
+        detector_share=share,
+    )
+    assert bench._roofline(measured)[-1] == (
+        f"The detector takes 1 GFLOP a frame: it reaches {told}"
+    )
 
 
 def test_what_following_faces_gains_and_costs_is_a_sentence() -> None:
