@@ -81,7 +81,7 @@ class Predictions:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, not {shape}")
 
-    def __getitem__(self, which: slice) -> "Predictions":
+    def __getitem__(self, which: slice | NDArray[np.intp]) -> "Predictions":
         """Return the predictions for some of the crops."""
         return Predictions(*(values[which] for values in _arrays(self)))
 
@@ -153,9 +153,12 @@ class Predictor:
             raise CropsError(f"{wanted}, not a {type(crops).__name__}")
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise CropsError(f"{wanted}, not {crops.dtype} {crops.shape}")
-        predictions = self._predict(crops)
+        # A GPU is given all the work before anything is fetched, which waits for it.
+        batches = self._batches(crops)
+        mirrored = self._batches(crops[:, :, ::-1]) if self.mirror else []
+        predictions = self._fetched(batches)
         if self.mirror:
-            predictions = _averaged(predictions, self._predict(crops[:, :, ::-1]), size)
+            predictions = _averaged(predictions, self._fetched(mirrored), size)
         outputs = (
             predictions.probabilities,
             predictions.valence,
@@ -176,11 +179,12 @@ class Predictor:
         other.mirror = mirror
         return other
 
-    def _predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Predictions for any number of crops, as they are."""
+    def _batches(self, crops: NDArray[np.uint8]) -> list[list[Tensor]]:
+        """What `_forward` gives for each batch of any number of crops."""
         step = self.faces_per_batch
-        # A GPU has all batches before the first is fetched, which waits for it.
-        batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
+        return [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
+
+    def _fetched(self, batches: list[list[Tensor]]) -> Predictions:
         fetched = [Predictions(*(one.cpu().numpy() for one in batch)) for batch in batches]
         return concatenated(fetched) if fetched else self._empty()
 

@@ -146,13 +146,18 @@ def compiled(model: openvino.Model, precision: str, threads: int | None, streams
 
     def infer(inputs: Sequence[NDArray[Any]]) -> list[list[NDArray[np.float32]]]:
         outputs = []
-        for i, values in enumerate(inputs):
-            request = requests[i % streams]
-            if i >= streams:
-                outputs.append(_outputs(request))
-            request.start_async([values], share_inputs=True)
-        waiting = (requests[i % streams] for i in range(len(outputs), len(inputs)))
-        return outputs + [_outputs(request) for request in waiting]
+        try:
+            for i, values in enumerate(inputs):
+                request = requests[i % streams]
+                if i >= streams:
+                    outputs.append(_outputs(request))
+                request.start_async([values], share_inputs=True)
+            waiting = (requests[i % streams] for i in range(len(outputs), len(inputs)))
+            return outputs + [_outputs(request) for request in waiting]
+        finally:
+            # After an error too: a request that works still reads its input, and takes no other.
+            for request in requests:
+                request.wait()
 
     return infer
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 RAY_START_S = 5.0
 """From Ray's start to the first frame at work, on two cores (`make bench-ray`)."""
 
-FRAME_CPU_S = 0.03
-"""CPU time of a frame, mostly detection at 640 px on OpenVINO: 472 frames take two cores 10 s."""
+DETECTION_CPU_S = 0.02
+FRAME_CPU_S = 0.01
+"""CPU time of a detection at 640 px on OpenVINO, and of all else that a frame takes."""
 
 PROCESS_CORES = 4
 """One process keeps about this many cores busy: detection gains little from further threads."""
@@ -98,15 +99,17 @@ def run(
     return _run_estimated(inputs, out, settings, overwrite, progress)
 
 
-def repays_ray(frames: int, cores: int) -> tuple[bool, str]:
+def repays_ray(frames: int, cores: int, detect_every: int = 1) -> tuple[bool, str]:
     """Whether an analysis ends sooner on Ray, its start included, and why in words.
 
     Args:
         frames: number of sampled frames.
         cores: of this machine.
+        detect_every: as in `Settings`.
     """
-    here_s = frames * FRAME_CPU_S / min(cores, PROCESS_CORES)
-    on_ray_s = RAY_START_S + frames * FRAME_CPU_S / cores
+    cpu_s = frames * (DETECTION_CPU_S / detect_every + FRAME_CPU_S)
+    here_s = cpu_s / min(cores, PROCESS_CORES)
+    on_ray_s = RAY_START_S + cpu_s / cores
     words = f"about {here_s:.0f} s in this process, {on_ray_s:.0f} s on Ray and {cores} cores"
     return on_ray_s < here_s, words
 
@@ -134,7 +137,7 @@ def _run_estimated(
         local = LocalEngine(settings, model, checkpoint, progress, decoder)
 
         def work(store: Store, files: list[InputFile], estimate: Estimate) -> Iterator[Finished]:
-            on_ray, why = repays_ray(estimate.frames, available_cores())
+            on_ray, why = repays_ray(estimate.frames, available_cores(), settings.detect_every)
             if on_ray:
                 try:
                     check_surroundings(WITHOUT_RAY)

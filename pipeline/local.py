@@ -1,7 +1,7 @@
 """The engine of this process: one input after the other, on all cores."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -101,17 +101,28 @@ class LocalEngine:
     def work(self, store: Store, files: list[InputFile], _estimate: Estimate) -> Iterator[Finished]:
         """Analyze inputs in their order; see `pipeline.run.Work`."""
         emotions = EmotionStage(self._predictor, store.schema)
-        for file in files:
+        with ThreadPoolExecutor(1) as beside:
             try:
-                video = self._decoder.probe(
-                    file.path, file.name, self._settings.backend, self._settings.deinterlace
-                )
-                record = self._analyze(video, store, emotions)
-            except (VideoError, DecodeError) as error:
-                record = store.fail(file.name, file.path, str(error))
-            yield file, record
+                for file in files:
+                    yield file, self._record(file, store, emotions, beside)
+            except BaseException:  # such as Ctrl-C: nobody is to wait for the span at work
+                self._faces.stop()
+                raise
 
-    def _analyze(self, video: Video, store: Store, emotions: EmotionStage) -> VideoRecord:
+    def _record(
+        self, file: InputFile, store: Store, emotions: EmotionStage, beside: Executor
+    ) -> VideoRecord:
+        try:
+            video = self._decoder.probe(
+                file.path, file.name, self._settings.backend, self._settings.deinterlace
+            )
+            return self._analyze(video, store, emotions, beside)
+        except (VideoError, DecodeError) as error:
+            return store.fail(file.name, file.path, str(error))
+
+    def _analyze(
+        self, video: Video, store: Store, emotions: EmotionStage, beside: Executor
+    ) -> VideoRecord:
         """Write the spans that the store lacks, and commit the video."""
         key, frame_indices = part_key(video), sampler(self._settings)(video)
         spans = spans_of(frame_indices)
@@ -119,7 +130,7 @@ class LocalEngine:
         already = sum(len(spans[span]) for span in done)
         self._progress.on_video_start(video, len(frame_indices), already)
         wanted = {span: indices for span, indices in spans.items() if span not in done}
-        for found in _prefetched(self._faces.spans(video, wanted)):
+        for found in _prefetched(self._faces.spans(video, wanted), beside):
             rows = emotions.rows(found) if isinstance(found, DetectedSpan) else found
             if isinstance(rows, FailedSpan):
                 store.write_failed(key, rows.span, rows.reason)
@@ -130,10 +141,9 @@ class LocalEngine:
         return store.commit(video, frame_indices)
 
 
-def _prefetched(items: Iterator[T]) -> Iterator[T]:
+def _prefetched(items: Iterator[T], beside: Executor) -> Iterator[T]:
     """Yield items; a thread takes the next one from the iterator while one is used."""
-    with ThreadPoolExecutor(1) as beside:
+    upcoming = beside.submit(next, items, None)
+    while (item := upcoming.result()) is not None:
         upcoming = beside.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = beside.submit(next, items, None)
-            yield item
+        yield item

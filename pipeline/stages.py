@@ -18,6 +18,7 @@ from emopipe.pipeline.faces.following import Follower
 from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.readers import other_backend
+from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
 from emopipe.pipeline.settings import Settings, compute_of
@@ -59,7 +60,15 @@ class FaceStage:
         )
         self._crop = checkpoint.crop
         self._size = checkpoint.input_size
+        if settings.detect_every > 1 and predictor is None:
+            raise ValueError("`detect_every` above 1 needs the network")
         self._predictor = predictor
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have a thread that takes spans end soon, without those it has not finished."""
+        self._stopped = True
+        self._decoder.interrupt()
 
     def spans(
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
@@ -78,7 +87,7 @@ class FaceStage:
         """
         pending = dict(wanted)
         attempts = 0
-        while pending:
+        while pending and not self._stopped:
             first = next(iter(pending))
             # After a failure one span at a time: with a child that dies, frames are lost that it
             # had not handed over yet, and these may be of spans before the one that kills it.
@@ -89,6 +98,8 @@ class FaceStage:
                     yield found
                 attempts = 0
             except Exception as problem:
+                if self._stopped:
+                    return
                 if isinstance(problem, DecodeError) and problem.kind == "backend":
                     raise
                 attempts = attempts + 1 if first in pending else 1
@@ -108,6 +119,8 @@ class FaceStage:
         waiting = list(wanted)
         find = self._detect if self._settings.detect_every == 1 else self._following(wanted)
         for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
+            if self._stopped:
+                return
             for frame in find(frames):
                 while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
                     yield self._span(video, waiting.pop(0), collected)
@@ -123,6 +136,8 @@ class FaceStage:
     def _detect(self, frames: Frames) -> Iterator["_FrameFaces"]:
         """Detect, select and crop the faces of some frames."""
         for first in range(0, len(frames.images), DETECTION_BATCH):
+            if self._stopped:
+                return
             batch = slice(first, first + DETECTION_BATCH)
             images = list(frames.images[batch])
             indices, times = frames.frame_indices[batch].tolist(), frames.times[batch].tolist()
@@ -140,14 +155,24 @@ class FaceStage:
         """What finds faces on consecutive frames, and detects anew where each span begins."""
         assert self._predictor
         every = self._settings.detect_every
-        due = np.concatenate([indices[::every] for indices in wanted.values()])
+        planned = np.concatenate(list(wanted.values()))
+        # Of a damaged frame the next one takes the part: what is found does not depend on where a
+        # run begins.
+        periods = np.concatenate(
+            [
+                span * SPAN_FRAMES + np.arange(len(indices)) // every
+                for span, indices in wanted.items()
+            ]
+        )
         follower = Follower(
             self._detector, self._predictor, self._settings.selection, self._settings.crop
         )
 
         def find(frames: Frames) -> Iterator[_FrameFaces]:
             indices, times = frames.frame_indices, frames.times.tolist()
-            found = follower.find(list(frames.images), times, np.isin(indices, due))
+            found = follower.find(
+                list(frames.images), times, periods[np.searchsorted(planned, indices)]
+            )
             for index, time, one in zip(indices.tolist(), times, found, strict=True):
                 yield _FrameFaces(
                     index, time, one.faces, one.crop_boxes, one.crops, one.predictions
@@ -215,12 +240,12 @@ def load_predictor(settings: Settings, model: EmoNet, checkpoint: Checkpoint) ->
     return Predictor(
         model,
         checkpoint,
-        settings.device,
-        settings.precision,
-        settings.faces_per_batch,
-        settings.runtime,
-        settings.threads,
-        settings.mirror,
+        device=settings.device,
+        precision=settings.precision,
+        faces_per_batch=settings.faces_per_batch,
+        runtime=settings.runtime,
+        threads=settings.threads,
+        mirror=settings.mirror,
     )
 
 

@@ -154,21 +154,22 @@ def _on_openvino(path: Path, compute: Compute) -> _Maps:
     except Exception as error:  # OpenVINO's own have no public base class
         raise ValueError(f"{path} is not an ONNX network") from error
 
-    # One thread an image wastes less than all threads on each.
     threads = compute.threads or available_cores()
 
     @lru_cache(_SHAPES)
-    def compiled_for(height: int, width: int) -> Infer:
+    def compiled_for(height: int, width: int, streams: int) -> Infer:
         model = network.clone()
         model.reshape([1, 3, height, width])
         steps = PrePostProcessor(model)
         steps.input().tensor().set_element_type(openvino.Type.u8)
         steps.input().tensor().set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))
-        return compiled(steps.build(), compute.precision, threads, min(threads, _STREAMS))
+        return compiled(steps.build(), compute.precision, threads, streams)
 
     def maps_of(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        outputs = compiled_for(*images.shape[1:3])([image[None] for image in images])
+        # One thread an image wastes less than all threads on each.
+        streams = min(threads, _STREAMS) if len(images) > 1 else 1
+        outputs = compiled_for(*images.shape[1:3], streams)([image[None] for image in images])
         return [np.concatenate(maps) for maps in zip(*outputs, strict=True)]
 
     return maps_of

@@ -195,9 +195,9 @@ def _network(
     unreadable = _UNREADABLE if compute.device == "cpu" else _UNREADABLE_FOR_GPU
     try:
         network = kind.build(paths, min_score, compute)
-        # Another detector's weights may load and fail only on the first image. A first image of a
-        # shape takes long: this one has that of most videos.
-        network([np.zeros((long_side * 9 // 16, long_side, 3), np.uint8)])
+        # Another detector's weights may load and fail only on the first images. The first of a
+        # shape take long: these have that of most videos.
+        network([np.zeros((long_side * 9 // 16, long_side, 3), np.uint8)] * 2)
     except unreadable as error:
         published = " and ".join(lookup(part).file for part in kind.weights)
         raise DetectorError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emopipe.pipeline.faces.align import CropMode, crop_boxes, cut, to_frame
 from emopipe.pipeline.faces.base import Detector, Faces, overlaps
-from emopipe.pipeline.faces.selection import Selection, select
+from emopipe.pipeline.faces.selection import Selection, select, selected
 
 if TYPE_CHECKING:
     from emopipe.emonet.predictor import Predictions, Predictor
@@ -26,10 +26,10 @@ GUIDING_POINTS = slice(17, 68)
 """All but the outline (300-W order), which is the least certain."""
 
 LEAST_SCORE = 0.6
-"""Landmarks that score less are no guide to where the face is: the frame is detected."""
+"""Below this landmark score a face is not followed: its landmarks do not say where it is."""
 
 LEAST_SCORE_RATIO = 0.9
-"""So it is where they score less than this share of the score at the face's detection."""
+"""Nor is it below this share of its landmark score at the detection."""
 
 MOST_OVERLAP = 0.3
 """Followed boxes that overlap by more (intersection over union) may have slid onto one face."""
@@ -73,10 +73,11 @@ class _Chain:
     """Faces from their detection to the last frame on which they were seen.
 
     Attributes:
-        detected: the frame's faces on which the chain began.
-        landmarks: (n, 68, 2) at the detection, in pixels of the frame.
+        detected: the faces of the frame on which the chain began.
+        landmarks: (n, 68, 2) on it, in pixels of the frame.
         last_landmarks: (n, 68, 2) on the last frame.
-        last: that frame.
+        last_time: the last frame's, s.
+        last_thumbnail: the last frame's, see `_thumbnail`.
     """
 
     detected: FollowedFaces
@@ -95,7 +96,7 @@ class Follower:
     Args:
         detector: finds faces.
         predictor: gives their landmarks.
-        selection: which faces are kept.
+        selection: which faces are kept: of those detected, and again of those followed.
         mode: how crops lie, see `crop_boxes`.
     """
 
@@ -107,34 +108,44 @@ class Follower:
         self._selection = selection
         self._mode = mode
         self._chain: _Chain | None = None
+        self._period: int | None = None  # the last frame's
 
     def find(
         self,
         images: Sequence[NDArray[np.uint8]],
         times: Sequence[float],
-        due: NDArray[np.bool_],
+        periods: NDArray[np.int64],
     ) -> list[FollowedFaces]:
         """Find the faces of frames that follow those of the call before.
 
         Args:
             images: f (height, width, 3) uint8 RGB frames, of one size.
             times: f, in s, ascending.
-            due: (f,) the frames on which to detect in any case.
+            periods: (f,) ascending; on the first frame of each, faces are detected.
         """
+        due = np.diff(periods, prepend=-1 if self._period is None else self._period) != 0
+        self._period = int(periods[-1])
         found: dict[int, FollowedFaces] = {}
-        ranks = np.split(np.arange(len(images)), np.flatnonzero(due))
-        chains = [self._chain, *[None] * (len(ranks) - 1)]
-        for step in range(max(map(len, ranks))):
-            active = [n for n, those in enumerate(ranks) if step < len(those)]
-            frames = [int(ranks[n][step]) for n in active]
+        frames_of = np.split(np.arange(len(images)), np.flatnonzero(due))
+        chains = [self._chain, *[None] * (len(frames_of) - 1)]
+        for step in range(max(map(len, frames_of))):
+            active = [c for c, frames in enumerate(frames_of) if step < len(frames)]
+            frames = [int(frames_of[c][step]) for c in active]
             results = self._step(
                 [_Frame(images[i], times[i], _thumbnail(images[i])) for i in frames],
-                [chains[n] for n in active],
+                [chains[c] for c in active],
             )
-            for n, i, (result, chain) in zip(active, frames, results, strict=True):
-                found[i], chains[n] = result, chain
+            for c, i, (seen, chain) in zip(active, frames, results, strict=True):
+                found[i], chains[c] = self._kept(seen), chain
         self._chain = chains[-1]
         return [found[i] for i in range(len(images))]
+
+    def _kept(self, seen: FollowedFaces) -> FollowedFaces:
+        """The faces that the selection keeps where they have moved to."""
+        kept = selected(seen.faces, self._selection)
+        return FollowedFaces(
+            seen.faces[kept], seen.crop_boxes[kept], seen.crops[kept], seen.predictions[kept]
+        )
 
     def _step(
         self, frames: list[_Frame], chains: list[_Chain | None]
@@ -241,6 +252,7 @@ def _continued(chain: _Chain, frame: _Frame, landmarks: NDArray[np.float32]) -> 
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    coarse = image[:: (step := max(1, max(image.shape) // _COARSE)), ::step]
-    small = cv2.resize(coarse, _THUMBNAIL, interpolation=cv2.INTER_AREA)
+    """Shrink a frame for comparison: (16, 16, 3) float32, from 0 to 255."""
+    step = max(1, max(image.shape) // _COARSE)
+    small = cv2.resize(image[::step, ::step], _THUMBNAIL, interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.fields import check_settings, documented, setting
@@ -87,6 +88,11 @@ def parse_roi(text: str) -> tuple[float, float, float, float]:
 
 def select(faces: Faces, selection: Selection) -> Faces:
     """Return the faces of a frame that a selection keeps, by descending score."""
+    return faces[selected(faces, selection)]
+
+
+def selected(faces: Faces, selection: Selection) -> NDArray[np.intp]:
+    """Return the indices (m,) of the faces of a frame that a selection keeps, ascending."""
     keep = faces.sides >= selection.min_size
     if selection.min_score is not None:
         keep &= faces.scores >= selection.min_score
@@ -94,7 +100,7 @@ def select(faces: Faces, selection: Selection) -> Faces:
         centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
         low, high = np.array(selection.roi).reshape(2, 2)
         keep &= ((centres >= low) & (centres < high)).all(axis=1)
-    kept = faces[keep]
+    kept = np.flatnonzero(keep)
     if selection.faces == "largest":
-        return kept[np.argsort(-kept.sides, kind="stable")[:1]]
+        return kept[np.argsort(-faces.sides[kept], kind="stable")[:1]]
     return kept[: selection.max_faces]

@@ -263,6 +263,11 @@ class Decoder:
             f"The decoder hung on {path}: it sent nothing for {patience_s:.3g} s.", "hang"
         )
 
+    def interrupt(self) -> None:
+        """End the child while another thread uses it, for which that is a crash."""
+        if child := self._child:
+            child.process.kill()
+
     def close(self) -> None:
         """End the child; the next use starts another."""
         if self._child:

@@ -3,7 +3,10 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +27,7 @@ from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.local import run
 from emopipe.pipeline.media import readers, sampling
 from emopipe.pipeline.media.decoder import Decoder
+from emopipe.pipeline.media.repeat import repeat
 from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.settings import Settings, SettingsError
 from emopipe.pipeline.table.output import partial_path
@@ -479,3 +483,40 @@ def test_the_faces_that_count_can_be_chosen(shared: Path) -> None:
     assert group(min_score=0.9).rows.x1.tolist() == everyone.x1[everyone.score >= 0.9].tolist()
     nobody = group(min_score=0.99).rows
     assert nobody.frame.tolist() == [0] and nobody.face.isna().all()
+
+
+class Stopper(ProgressCallback):
+    """Freezes the decoding child, then ends the run as Ctrl-C does."""
+
+    def on_span(self, video: object, frames: int, faces: int) -> None:
+        for child in psutil.Process().children():
+            child.suspend()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_does_not_wait_for_the_span_at_work(tmp_path: Path) -> None:
+    long_clip = tmp_path / "long.mp4"
+    repeat(face_clip(tmp_path), 20, long_clip)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(find_inputs([long_clip]), tmp_path / "results.parquet", FAST, progress=Stopper())
+    assert time.monotonic() - began < 30  # the child would be waited for a minute
+    assert psutil.Process().children() == []
+
+
+def test_the_next_item_is_taken_while_one_is_used_and_errors_arrive() -> None:
+    taken = threading.Semaphore(0)
+
+    def items() -> Iterator[int]:
+        yield 1
+        taken.release()
+        yield 2
+        raise ValueError("three")
+
+    with ThreadPoolExecutor(1) as beside:
+        upcoming = local._prefetched(items(), beside)
+        assert next(upcoming) == 1
+        assert taken.acquire(timeout=10)
+        assert next(upcoming) == 2
+        with pytest.raises(ValueError, match="three"):
+            next(upcoming)

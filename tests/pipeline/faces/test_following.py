@@ -1,8 +1,11 @@
 """Faces followed by their landmarks: where they are, and when only a detection can tell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,8 +18,14 @@ from real_frames import clip_frames
 from emopipe.emonet.predictor import Predictor, load_model
 from emopipe.pipeline.faces.base import Detector, Faces
 from emopipe.pipeline.faces.detectors import load_detector
-from emopipe.pipeline.faces.following import FollowedFaces, Follower, moved
+from emopipe.pipeline.faces.following import LEAST_SCORE, FollowedFaces, Follower, moved
 from emopipe.pipeline.faces.selection import Selection
+from emopipe.pipeline.media.decoder import Decoder, Frames
+from emopipe.pipeline.media.sampling import spans_of
+from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.settings import Settings, resolved
+from emopipe.pipeline.stages import FaceStage
+from emopipe.pipeline.table.schema import DetectedSpan
 
 EVERY = 5
 FRAME_S = 0.04
@@ -64,15 +73,16 @@ def follow(
     times: Sequence[float] | None = None,
     every: int = EVERY,
     at_once: int = 24,
+    selection: Selection | None = None,
 ) -> list[FollowedFaces]:
-    follower = Follower(detector, model(), Selection(), "square")
+    follower = Follower(detector, model(), selection or Selection(), "square")
     if times is None:
         times = [FRAME_S * i for i in range(len(images))]
-    due = np.arange(len(images)) % every == 0
+    periods = np.arange(len(images)) // every
     found = []
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)
-        found += follower.find(images[part], times[part], due[part])
+        found += follower.find(images[part], times[part], periods[part])
     return found
 
 
@@ -115,14 +125,20 @@ def test_a_frame_after_a_cut_is_detected(detector, frames):
     assert [len(one.faces) for one in found] == [1] * 13
 
 
-def test_a_frame_on_which_the_face_is_covered_is_detected(detector, frames):
-    covered = [frame.copy() for frame in frames[:10]]
-    [face] = detector.detect(covered[:1])
+def covered(detector: Detector, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame with its face painted over."""
+    [face] = detector.detect([frame])
     x1, y1, x2, y2 = face.boxes[0].astype(int)
-    for frame in covered[7:]:
-        frame[y1:y2, x1:x2] = frame[y1:y2, x1:x2].mean(axis=(0, 1))
-    found = follow(detector, covered)
-    assert detector.detected(covered) == [0, 5, 7]
+    painted = frame.copy()
+    painted[y1:y2, x1:x2] = painted[y1:y2, x1:x2].mean(axis=(0, 1))
+    return painted
+
+
+def test_a_frame_on_which_the_face_is_covered_is_detected(detector, frames):
+    images = frames[:7] + [covered(detector, frame) for frame in frames[7:10]]
+    detector.images.clear()
+    found = follow(detector, images)
+    assert detector.detected(images) == [0, 5, 7]
     assert [len(one.faces) for one in found] == [1] * 7 + [0] * 3
 
 
@@ -130,6 +146,57 @@ def test_a_frame_after_missing_ones_is_detected(detector, frames):
     times = [FRAME_S * (i if i < 7 else i + 3) for i in range(10)]
     follow(detector, frames[:10], times)
     assert detector.detected(frames) == [0, 5, 7]
+
+
+def test_a_face_is_followed_while_it_is_in_the_region_of_interest(detector, frames):
+    moving = [np.roll(frames[0], 4 * i, axis=1) for i in range(12)]
+    selections = Selection(roi=(0, 0, 200, 320)), Selection()
+    inside, all_faces = (follow(detector, moving, every=12, selection=one) for one in selections)
+    centres = [one.faces.boxes[0, ::2].mean() for one in all_faces]
+    assert centres[0] < 200 < centres[-1]
+    assert [len(one.faces) for one in inside] == [int(x < 200) for x in centres]
+    assert [len(one.predictions.valence) for one in inside] == [int(x < 200) for x in centres]
+
+
+def test_a_face_that_comes_is_found_by_the_next_detection(detector, frames):
+    images = [covered(detector, frame) for frame in frames[:7]] + frames[7:12]
+    found = follow(detector, images, every=10)
+    assert [len(one.faces) for one in found] == [0] * 10 + [1] * 2
+
+
+def test_a_face_whose_landmarks_are_not_sure_is_detected_on_every_frame(detector, frames):
+    lying = [np.ascontiguousarray(np.rot90(frame)) for frame in frames[:6]]
+    found = follow(detector, lying)
+    assert [len(one.faces) for one in found] == [1] * 6
+    assert max(one.predictions.landmark_score[0] for one in found) < LEAST_SCORE
+    assert detector.detected(lying) == list(range(6))
+
+
+@dataclass
+class LossyDecoder:
+    """Gives frames, but not those that are damaged."""
+
+    images: Images
+    damaged: set[int]
+
+    def frames(self, video: object, wanted: NDArray[np.int64]) -> Iterator[Frames]:
+        good = np.array([i for i in wanted.tolist() if i not in self.damaged], np.int32)
+        yield Frames(good, good * FRAME_S, np.stack([self.images[i] for i in good]))
+
+
+@pytest.mark.parametrize("damaged", [{24}, {24, 25}, {29}])
+def test_a_span_is_the_same_whether_a_run_begins_with_it_or_not(frames, damaged):
+    spans = spans_of(np.arange(48))
+    settings = resolved(Settings(detect_every=EVERY), model().checkpoint)
+    stage = FaceStage(
+        settings, model().checkpoint, cast(Decoder, LossyDecoder(frames, damaged)), model()
+    )
+    video = cast(Video, SimpleNamespace(name="clip", backend="pyav"))
+    _, later = stage.spans(video, spans)
+    [alone] = stage.spans(video, {1: spans[1]})
+    for field in fields(DetectedSpan):
+        if field.name != "predictions":
+            np.testing.assert_array_equal(getattr(later, field.name), getattr(alone, field.name))
 
 
 def test_frames_sampled_slowly_are_all_detected(detector, frames):
