@@ -20,7 +20,14 @@ from emopipe.emonet.roofline import counted_flop
 from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
 from emopipe.pipeline.faces.base import Detector, Faces
-from emopipe.pipeline.faces.detectors import device_of, load_detector
+from emopipe.pipeline.faces.centerface import flop_per_image
+from emopipe.pipeline.faces.detectors import (
+    SMALLEST_LONG_SIDE,
+    device_of,
+    load_detector,
+    resized_sides,
+    weights_files,
+)
 from emopipe.pipeline.faces.selection import Selection, select
 from emopipe.pipeline.media.decoder import Decoder, Frames
 from emopipe.pipeline.media.sampling import spans_of
@@ -125,12 +132,16 @@ class Stages:
 
         CenterFace is counted in PyTorch, whatever computes it for the results.
         """
-        # "cpu:0" is PyTorch's CPU, where "cpu" is what `settings.runtime` says.
-        device = "cpu:0" if self._settings.device == "cpu" else self._settings.device
-        compute = Compute("torch", "float32", self._settings.threads, device)
-        detector = _detector(self._settings, compute)
-        image = self._frames[0].images[0]
-        return counted_flop(lambda: detector.detect([image])) or None
+        image, settings = self._frames[0].images[0], self._settings
+        if settings.detector != "centerface":
+            return counted_flop(lambda: self._detector.detect([image])) or None
+        (path,) = weights_files(settings.detector, settings.detector_weights).values()
+        height, width, _ = image.shape
+        sides = resized_sides(height, width, SMALLEST_LONG_SIDE, settings.detect_size)
+        try:
+            return flop_per_image(path, *sides)
+        except ValueError:  # OpenCV and OpenVINO run other networks too
+            return None
 
     def measure(self, stage: str, seconds: float) -> Speed | None:
         """Measure one stage.

@@ -61,6 +61,29 @@ def centerface(paths: list[Path], min_score: float, compute: Compute) -> Network
     return _network(cells_of, min_score)
 
 
+def flop_per_image(path: Path, height: int, width: int) -> int:
+    """Count the FLOP that CenterFace takes for an image, see `emonet.roofline`.
+
+    Args:
+        path: the ONNX file.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds another network.
+    """
+    import torch
+
+    from emopipe.emonet.roofline import counted_flop
+    from emopipe.pipeline.faces.onnx_module import onnx_module
+
+    network = onnx_module(path, _OUTPUTS)
+    image = torch.zeros(1, 3, *_padded_sides(height, width))
+    with torch.inference_mode():
+        return counted_flop(lambda: network(image))
+
+
 def _network(cells_of: _CellsOf, min_score: float) -> Network:
     def find(images: list[NDArray[np.uint8]]) -> list[Detections]:
         cells = cells_of(images)

@@ -217,6 +217,20 @@ def _weights_path(name: str, weights: Path | None) -> Path:
     return weights.with_name(file.file) if file.part_of else weights
 
 
+def resized_sides(height: int, width: int, least: int, most: int) -> tuple[int, int]:
+    """Return the height and width, in pixels, of an image whose longer side is put within limits.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        least: pixels of the longer side.
+        most: likewise.
+    """
+    long_side = max(height, width)
+    ratio = min(max(long_side, least), most) / long_side
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
 def _resized(
     image: NDArray[np.uint8], least: int, most: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -226,12 +240,11 @@ def _resized(
         The resized image, and the factors (x, y) from its pixels to those of the original.
     """
     height, width = image.shape[:2]
-    long_side = max(height, width)
-    ratio = min(max(long_side, least), most) / long_side
-    if ratio == 1:
+    new_height, new_width = resized_sides(height, width, least, most)
+    if (new_height, new_width) == (height, width):
         return image, np.ones(2)
-    new_width, new_height = max(1, round(width * ratio)), max(1, round(height * ratio))
-    interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    is_smaller = max(new_height, new_width) < max(height, width)
+    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
     resized = cv2.resize(image, (new_width, new_height), interpolation=interpolation)
     return resized, np.array([width / new_width, height / new_height])
 

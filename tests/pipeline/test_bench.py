@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
 import pytest
 import torch
@@ -16,11 +18,16 @@ from made_faces import FRAMES, face_clip
 
 from emopipe import analyze as analyze_videos
 from emopipe.emonet import runtime
+from emopipe.emonet.checkpoint import open_model
+from emopipe.emonet.registry import locate
 from emopipe.pipeline import bench, bench_child
 from emopipe.pipeline.bench import Bench, measure, summed_memory
-from emopipe.pipeline.bench_stages import STAGES, BenchError, Speed
+from emopipe.pipeline.bench_stages import STAGES, BenchError, Speed, Stages
+from emopipe.pipeline.faces.centerface import flop_per_image
+from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
-from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.settings import Settings, resolved
+from emopipe.pipeline.stages import load_predictor
 
 FAST = Settings(detect_size=160, threads=2, precision="float32")
 MEASURED = FRAMES + 10
@@ -142,6 +149,29 @@ def test_openvino_computes_centerface_alone_in_the_networks_precision(
     assert replace(measured, settings=settings).detector_share == measured.detector_share
     settings = replace(settings, detector="yunet")
     assert replace(measured, settings=settings).detector_share is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(384, 640), (360, 640), (353, 609)])
+def test_centerface_is_counted_with_what_its_input_is_padded_with(height: int, width: int) -> None:
+    assert flop_per_image(locate("centerface"), height, width) == pytest.approx(2.962e9, rel=1e-3)
+
+
+def test_a_network_that_pytorch_does_not_run_is_measured_but_not_counted(
+    clip: Path, tmp_path: Path
+) -> None:
+    network = onnx.load(str(locate("centerface")))
+    next(node for node in network.graph.node if node.op_type == "Relu").op_type = "Elu"
+    other = tmp_path / "other.onnx"
+    onnx.save(network, str(other))
+    model, checkpoint = open_model(FAST.model)
+    settings = resolved(replace(FAST, device="cpu", detector_weights=other), checkpoint)
+    predictor = load_predictor(settings, model, checkpoint)
+    with Decoder() as decoder:
+        video = decoder.probe(clip, clip.name)
+        wanted = np.arange(FRAMES)
+        stages = Stages(settings, predictor, decoder, video, wanted, tmp_path / "out.parquet")
+        assert stages.measure("detect", SECONDS)
+        assert stages.detector_flop_per_frame() is None
 
 
 def test_nothing_is_left_behind(measured: Bench, left_behind: Path) -> None:
