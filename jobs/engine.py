@@ -47,7 +47,7 @@ def run(
     engine: str = "auto",
     cluster: ClusterOptions | None = None,
 ) -> list[VideoRecord]:
-    """Analyze inputs. Every engine makes the same table, cell by cell.
+    """Analyze inputs. On CPUs every engine makes the same table, cell by cell.
 
     Args:
         inputs: what to analyze.

@@ -49,6 +49,9 @@ the system does not tell it, the resident set size."""
 
 MEMORY_EVERY_S = 0.5
 
+LEAST_SPANS = 3
+"""The first shows the start, the last the end, and those between the steady work."""
+
 REPEATED_BYTES = 2**30
 """A repeated video takes no more of the temporary folder: it is repeated less often."""
 
@@ -59,7 +62,7 @@ class Whole:
 
     Attributes:
         startup_seconds: from the process's start, imports included, until the first span is done.
-        steady: the spans after it.
+        steady: the spans after it but the last, beside which no other is detected.
         total_seconds: from the process's start to its end, with the results in place.
         frames: in the results.
         faces: in the results.
@@ -186,10 +189,10 @@ def measure(
         settings = resolved(settings, checkpoint)
         video, copies = _long_enough(file, settings, frames, decoder, folder)
         wanted = sampler(settings)(video)[:frames]
-        if len(wanted) <= SPAN_FRAMES:
+        if len(wanted) <= (LEAST_SPANS - 1) * SPAN_FRAMES:
             raise BenchError(
                 f"{path} has {counted(len(wanted), 'frame')} to measure on and cannot be repeated: "
-                f"use a video of more than {SPAN_FRAMES}"
+                f"use a video of more than {(LEAST_SPANS - 1) * SPAN_FRAMES}"
             )
         predictor = load_predictor(settings, model, checkpoint)
         out = folder / "stage.parquet"
@@ -282,15 +285,15 @@ def _whole(path: Path, out: Path, settings: Settings) -> Whole:
     """
     spans, total_seconds, peak = _run_child((path, out, settings), out.with_suffix(".errors"))
     [record] = read_records(videos_path(out))
-    if len(spans) < 2:
+    if len(spans) < LEAST_SPANS:
         raise BenchError(f"the whole analysis fails: {record.error}")
-    (startup_seconds, *_), (last, *_) = spans[0], spans[-1]
+    (startup_seconds, *_), (last_but_one, *_) = spans[0], spans[-2]
     return Whole(
         startup_seconds=startup_seconds,
         steady=Speed(
-            frames=sum(frames for _, frames, _ in spans[1:]),
-            faces=sum(faces for _, _, faces in spans[1:]),
-            seconds=last - startup_seconds,
+            frames=sum(frames for _, frames, _ in spans[1:-1]),
+            faces=sum(faces for _, _, faces in spans[1:-1]),
+            seconds=last_but_one - startup_seconds,
         ),
         total_seconds=total_seconds,
         frames=record.frames,

@@ -33,7 +33,7 @@ from emopipe.pipeline.media.decoder import Decoder, Frames
 from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.settings import Settings, compute_of, describe
-from emopipe.pipeline.stages import DETECTION_BATCH
+from emopipe.pipeline.stages import DETECTION_BATCH, FrameFaces, detected_span
 from emopipe.pipeline.table.schema import DetectedSpan, span_rows
 from emopipe.pipeline.table.store import open_store, part_key
 
@@ -248,20 +248,11 @@ class Stages:
 
     def _span(self, frames: Frames, faces: list[Faces]) -> DetectedSpan:
         boxes, crops = self._aligned(frames, faces)
-        counts = [len(one) for one in faces]
-        return DetectedSpan(
-            video=self._video.name,
-            span=0,
-            frame_indices=frames.frame_indices,
-            times=frames.times,
-            frame=np.repeat(np.arange(len(faces)), counts),
-            face=np.concatenate([np.arange(n, dtype=np.int16) for n in counts]),
-            boxes=np.concatenate([one.boxes for one in faces]),
-            scores=np.concatenate([one.scores for one in faces]),
-            crops=crops,
-            crop_boxes=boxes,
-            sharpness=sharpness(crops),
-        )
+        ends = np.cumsum([len(one) for one in faces])[:-1]
+        columns = (frames.frame_indices.tolist(), frames.times.tolist(), faces)
+        joined = zip(*columns, np.split(boxes, ends), np.split(crops, ends), strict=True)
+        size = self._predictor.checkpoint.input_size
+        return detected_span(self._video.name, 0, [FrameFaces(*one) for one in joined], size)
 
 
 def detector_runs(settings: Settings) -> tuple[str, str]:

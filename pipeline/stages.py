@@ -1,7 +1,8 @@
 """The two stages of a span: frames to faces (decoded on the CPU), faces to rows (the network)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,27 @@ from emopipe.pipeline.table.schema import DetectedSpan, span_rows
 
 DETECTION_BATCH = 16
 """Frames of one call of the detector: a finished span is not held back by frames after it."""
+
+
+@dataclass(frozen=True)
+class FrameFaces:
+    """One frame's selected faces, on their way into a span.
+
+    Attributes:
+        index: the frame's rank in the video.
+        time: its presentation time in s.
+        faces: n faces.
+        boxes: (n, 4) float32, where their crops lie, in pixels of the frame.
+        crops: (n, size, size, 3) uint8 RGB.
+        predictions: for the crops; None where the network has not run yet.
+    """
+
+    index: int
+    time: float
+    faces: Faces
+    boxes: NDArray[np.float32]
+    crops: NDArray[np.uint8]
+    predictions: Predictions | None = None
 
 
 class FaceStage:
@@ -63,11 +85,11 @@ class FaceStage:
         if settings.detect_every > 1 and predictor is None:
             raise ValueError("`detect_every` above 1 needs the network")
         self._predictor = predictor
-        self._stopped = False
+        self._stopping = Event()
 
     def stop(self) -> None:
         """Have a thread that takes spans end soon, without those it has not finished."""
-        self._stopped = True
+        self._stopping.set()
         self._decoder.interrupt()
 
     def spans(
@@ -87,7 +109,7 @@ class FaceStage:
         """
         pending = dict(wanted)
         attempts = 0
-        while pending and not self._stopped:
+        while pending and not self._stopping.is_set():
             first = next(iter(pending))
             # After a failure one span at a time: with a child that dies, frames are lost that it
             # had not handed over yet, and these may be of spans before the one that kills it.
@@ -98,7 +120,7 @@ class FaceStage:
                     yield found
                 attempts = 0
             except Exception as problem:
-                if self._stopped:
+                if self._stopping.is_set():
                     return
                 if isinstance(problem, DecodeError) and problem.kind == "backend":
                     raise
@@ -115,28 +137,28 @@ class FaceStage:
         self, video: Video, wanted: Mapping[int, NDArray[np.int64]]
     ) -> Iterator[DetectedSpan]:
         """Yield spans until something breaks."""
-        collected: list[_FrameFaces] = []
+        collected: list[FrameFaces] = []
         waiting = list(wanted)
         find = self._detect if self._settings.detect_every == 1 else self._following(wanted)
         for frames in self._decoder.frames(video, np.concatenate(list(wanted.values()))):
-            if self._stopped:
+            if self._stopping.is_set():
                 return
             for frame in find(frames):
                 while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
-                    yield self._span(video, waiting.pop(0), collected)
+                    yield detected_span(video.name, waiting.pop(0), collected, self._size)
                     collected = []
                 collected.append(frame)
                 if frame.index == wanted[waiting[0]][-1]:
-                    yield self._span(video, waiting.pop(0), collected)
+                    yield detected_span(video.name, waiting.pop(0), collected, self._size)
                     collected = []
         for span in waiting:
-            yield self._span(video, span, collected)
+            yield detected_span(video.name, span, collected, self._size)
             collected = []
 
-    def _detect(self, frames: Frames) -> Iterator["_FrameFaces"]:
+    def _detect(self, frames: Frames) -> Iterator[FrameFaces]:
         """Detect, select and crop the faces of some frames."""
         for first in range(0, len(frames.images), DETECTION_BATCH):
-            if self._stopped:
+            if self._stopping.is_set():
                 return
             batch = slice(first, first + DETECTION_BATCH)
             images = list(frames.images[batch])
@@ -147,11 +169,11 @@ class FaceStage:
                 boxes = crop_boxes(
                     faces, self._detector.calibration, self._crop, self._settings.crop
                 )
-                yield _FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
+                yield FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
 
     def _following(
         self, wanted: Mapping[int, NDArray[np.int64]]
-    ) -> Callable[[Frames], Iterator["_FrameFaces"]]:
+    ) -> Callable[[Frames], Iterator[FrameFaces]]:
         """What finds faces on consecutive frames, and detects anew where each span begins."""
         assert self._predictor
         every = self._settings.detect_every
@@ -168,36 +190,15 @@ class FaceStage:
             self._detector, self._predictor, self._settings.selection, self._settings.crop
         )
 
-        def find(frames: Frames) -> Iterator[_FrameFaces]:
+        def find(frames: Frames) -> Iterator[FrameFaces]:
             indices, times = frames.frame_indices, frames.times.tolist()
             found = follower.find(
                 list(frames.images), times, periods[np.searchsorted(planned, indices)]
             )
             for index, time, one in zip(indices.tolist(), times, found, strict=True):
-                yield _FrameFaces(
-                    index, time, one.faces, one.crop_boxes, one.crops, one.predictions
-                )
+                yield FrameFaces(index, time, one.faces, one.crop_boxes, one.crops, one.predictions)
 
         return find
-
-    def _span(self, video: Video, span: int, frames: list["_FrameFaces"]) -> DetectedSpan:
-        counts = [len(one.faces.scores) for one in frames]
-        crops = _joined([one.crops for one in frames], (0, self._size, self._size, 3), np.uint8)
-        predictions = [one.predictions for one in frames if one.predictions]
-        return DetectedSpan(
-            video=video.name,
-            span=span,
-            frame_indices=np.array([one.index for one in frames], np.int32),
-            times=np.array([one.time for one in frames], np.float64),
-            frame=np.repeat(np.arange(len(frames)), counts),
-            face=_joined([np.arange(count) for count in counts], (0,), np.int16),
-            boxes=_joined([one.faces.boxes for one in frames], (0, 4), np.float32),
-            scores=_joined([one.faces.scores for one in frames], (0,), np.float32),
-            crops=crops,
-            crop_boxes=_joined([one.boxes for one in frames], (0, 4), np.float32),
-            sharpness=sharpness(crops),
-            predictions=concatenated(predictions) if predictions else None,
-        )
 
 
 class EmotionStage:
@@ -229,6 +230,34 @@ class EmotionStage:
         return span_rows(span, predictions, landmarks, self._schema)
 
 
+def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int) -> DetectedSpan:
+    """Join the frames of a span.
+
+    Args:
+        video: the input's name.
+        span: index of the span in the video.
+        frames: in order; may be empty.
+        size: side of the crops, pixels.
+    """
+    counts = [len(one.faces.scores) for one in frames]
+    crops = _joined([one.crops for one in frames], (0, size, size, 3), np.uint8)
+    predictions = [one.predictions for one in frames if one.predictions]
+    return DetectedSpan(
+        video=video,
+        span=span,
+        frame_indices=np.array([one.index for one in frames], np.int32),
+        times=np.array([one.time for one in frames], np.float64),
+        frame=np.repeat(np.arange(len(frames)), counts),
+        face=_joined([np.arange(count) for count in counts], (0,), np.int16),
+        boxes=_joined([one.faces.boxes for one in frames], (0, 4), np.float32),
+        scores=_joined([one.faces.scores for one in frames], (0,), np.float32),
+        crops=crops,
+        crop_boxes=_joined([one.boxes for one in frames], (0, 4), np.float32),
+        sharpness=sharpness(crops),
+        predictions=concatenated(predictions) if predictions else None,
+    )
+
+
 def load_predictor(settings: Settings, model: EmoNet, checkpoint: Checkpoint) -> Predictor:
     """The network as the settings want it computed.
 
@@ -247,18 +276,6 @@ def load_predictor(settings: Settings, model: EmoNet, checkpoint: Checkpoint) ->
         threads=settings.threads,
         mirror=settings.mirror,
     )
-
-
-@dataclass(frozen=True)
-class _FrameFaces:
-    """One frame with its selected faces, their crops' boxes in the frame, and the crops."""
-
-    index: int
-    time: float
-    faces: Faces
-    boxes: NDArray[np.float32]
-    crops: NDArray[np.uint8]
-    predictions: Predictions | None = None  # where they are known already
 
 
 def _joined(arrays: list[NDArray[Any]], empty: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -44,7 +44,7 @@ class Effort:
         1000,
         "Frames to measure on: a shorter video is repeated, of a longer one the first are taken.",
         group="input",
-        least=2 * SPAN_FRAMES,
+        least=3 * SPAN_FRAMES,
     )
     seconds: float = setting(
         3.0, "How long to measure each stage, at least.", group="input", above=0

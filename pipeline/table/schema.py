@@ -44,8 +44,9 @@ class DetectedSpan:
         times: (f,) float64, their presentation times in s.
         frame: (n,) int64, for each face the index into `frame_indices`, ascending.
         face: (n,) int16, 0, 1, … on each frame by descending score.
-        boxes: (n, 4) float32, the detector's x1 y1 x2 y2 in pixels of the frame as displayed.
-        scores: (n,) float32, the detector's.
+        boxes: (n, 4) float32, the detector's x1 y1 x2 y2 in pixels of the frame as displayed; those
+            of followed faces have moved with the landmarks.
+        scores: (n,) float32, the detector's; a followed face has that of its detection.
         crops: (n, size, size, 3) uint8 RGB.
         crop_boxes: (n, 4) float32, where each crop lies, in pixels of the frame.
         sharpness: (n,) float32, variance of the Laplacian of the grey crop.

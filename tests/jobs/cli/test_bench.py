@@ -15,10 +15,11 @@ from emopipe.jobs.cli import bench
 from emopipe.pipeline.agreement import Agreement
 from emopipe.pipeline.bench import EveryFrame, Whole
 from emopipe.pipeline.bench_stages import STAGES, Speed
+from emopipe.pipeline.media.repeat import repeat
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.settings import Settings
 
-FRAMES = 2 * SPAN_FRAMES
+FRAMES = 3 * SPAN_FRAMES
 QUICK = ("--frames", str(FRAMES), "--seconds", "0.05", "--detect-size", "160")
 SPEED = ("ms_per_frame", "frames_per_second", "faces_per_second", "frames", "faces", "seconds")
 
@@ -27,13 +28,13 @@ def test_without_a_video_it_measures_the_demos_sample_and_prints_json() -> None:
     result = run_command("bench", *QUICK, "--no-mirror", "--detect-every", "4", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     told = json.loads(result.stdout)
-    assert told["video"] == {"name": "sample.mp4", "width": 320, "height": 320, "copies": 1}
+    assert told["video"] == {"name": "sample.mp4", "width": 320, "height": 320, "copies": 2}
     assert list(told["stages"]) == list(STAGES)
     for speed in (*told["stages"].values(), told["whole"], told["plain_loop"]):
         assert all(speed[figure] > 0 for figure in SPEED)
     whole = told["whole"]
     assert (whole["total_frames"], whole["total_faces"]) == (FRAMES, FRAMES)
-    assert whole["frames"] == FRAMES - SPAN_FRAMES
+    assert whole["frames"] == FRAMES - 2 * SPAN_FRAMES
     assert whole["peak_memory_mib"] > 150
     assert whole["memory"] == ("PSS" if sys.platform == "linux" else "RSS")
     assert told["settings"]["detect_size"] == 160 and told["settings"]["mirror"] is False
@@ -55,7 +56,8 @@ def test_without_a_video_it_measures_the_demos_sample_and_prints_json() -> None:
 def test_of_a_longer_video_the_first_frames_count_and_what_lacks_faces_is_told(
     tmp_path: Path,
 ) -> None:
-    clip = make_clip(tmp_path, "h264.mp4")
+    clip = tmp_path / "long.mp4"
+    repeat(make_clip(tmp_path, "h264.mp4"), 2, clip)
     result = run_command("bench", clip, *QUICK)
     assert (result.exit_code, result.stderr) == (0, "")
     rows = {line[:24].strip(): line[24:].split() for line in result.stdout.splitlines()}
@@ -64,7 +66,7 @@ def test_of_a_longer_video_the_first_frames_count_and_what_lacks_faces_is_told(
         assert len(figures) == 3
         assert (figures == ["—"] * 3) == (name in ("align", "network"))
     assert "Not measured: align and network, as no face is found." in result.stdout
-    assert f"h264.mp4, 160×96: {FRAMES} frames, 0 faces" in result.stdout
+    assert f"long.mp4, 160×96: {FRAMES} frames, 0 faces" in result.stdout
     assert "torch " in result.stdout and " cores" in result.stdout
     for word in ("Start-up", "Memory", "plain loop", "GFLOP/s"):
         assert word in result.stdout
@@ -125,7 +127,7 @@ def test_its_options_are_those_of_analyze_that_change_the_speed() -> None:
         (["face.png"], "VIDEO is a video, and face.png an image"),
         (["empty.mp4"], "empty.mp4 is empty"),
         (["two"], "VIDEO is one video, and two has 2 inputs"),
-        (["--frames", "47"], "--frames is 48 or more, not 47"),
+        (["--frames", "71"], "--frames is 72 or more, not 71"),
         (["--seconds", "0"], "--seconds is more than 0, not 0"),
         (["--detector", "yunett"], "--detector is one of"),
         (["--model", "gone.pth"], "--model gone.pth: there is no such file"),
