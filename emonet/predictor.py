@@ -102,8 +102,8 @@ class Predictor:
         runtime: what computes the network on a CPU, one of `emonet.runtime.RUNTIMES`; elsewhere,
             and in float16, it is PyTorch. OpenVINO takes the weights from the checkpoint.
         threads: CPU threads of OpenVINO; None for all cores. PyTorch's are the process's.
-        mirror: whether to average predictions with those for the mirror images, in a second forward
-            pass; None: as the checkpoint is meant to be used.
+        mirror: whether to average predictions with those for the mirror images, which are crops
+            as the others are; None: as the checkpoint is meant to be used.
 
     Raises:
         DeviceError: the machine has no such device, or the precision is unknown.
@@ -153,12 +153,11 @@ class Predictor:
             raise CropsError(f"{wanted}, not a {type(crops).__name__}")
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise CropsError(f"{wanted}, not {crops.dtype} {crops.shape}")
-        # A GPU is given all the work before anything is fetched, which waits for it.
-        batches = self._batches(crops)
-        mirrored = self._batches(crops[:, :, ::-1]) if self.mirror else []
-        predictions = self._fetched(batches)
         if self.mirror:
-            predictions = _averaged(predictions, self._fetched(mirrored), size)
+            n, both = len(crops), self._predict(np.concatenate([crops, crops[:, :, ::-1]]))
+            predictions = _averaged(both[:n], both[n:], size)
+        else:
+            predictions = self._predict(crops)
         outputs = (
             predictions.probabilities,
             predictions.valence,
@@ -179,12 +178,11 @@ class Predictor:
         other.mirror = mirror
         return other
 
-    def _batches(self, crops: NDArray[np.uint8]) -> list[list[Tensor]]:
-        """What `_forward` gives for each batch of any number of crops."""
+    def _predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Predictions for any number of crops, as they are."""
         step = self.faces_per_batch
-        return [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
-
-    def _fetched(self, batches: list[list[Tensor]]) -> Predictions:
+        # A GPU is given all batches before the first is fetched, which waits for it.
+        batches = [self._forward(crops[i : i + step]) for i in range(0, len(crops), step)]
         fetched = [Predictions(*(one.cpu().numpy() for one in batch)) for batch in batches]
         return concatenated(fetched) if fetched else self._empty()
 
