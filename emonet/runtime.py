@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,10 @@ def openvino_core() -> openvino.Core:
     """
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    # The modules that refer to it go before the process's threads do.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
 
 
 def compiled(model: openvino.Model, precision: str, threads: int | None, streams: int = 1) -> Infer:
