@@ -119,7 +119,7 @@ def openvino_core() -> openvino.Core:
     import openvino
 
     core = openvino.Core()
-    # The modules that refer to it go before the process's threads do.
+    # Not even Python's own end, which clears modules, is to take it down.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
     return core
 
