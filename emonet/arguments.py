@@ -98,7 +98,8 @@ def counted(number: int, noun: str) -> str:
 
 def one_of(choices: Iterable[str]) -> str:
     """The choices in words."""
-    return f"one of {', '.join(choices)}"
+    known = tuple(choices)
+    return f"one of {', '.join(known)}" if len(known) > 1 else known[0]
 
 
 def converted(value: Any, hint: Any) -> Any:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emopipe.emonet.arguments import ArgumentError, public
 from emopipe.emonet.fields import help_lines
@@ -53,6 +53,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     crop: CropMode = "square",
     mirror: bool | None = None,
     landmarks: LandmarkType = "float32",
+    smooth: Literal["emonet"] | float | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     runtime: Runtime = "auto",

@@ -17,7 +17,9 @@ from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.media.readers import missing_backend
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.settings import DEFAULT_MODEL, Settings, SettingsError, describe
+from emopipe.pipeline.table.commit import Transform
 from emopipe.pipeline.table.schema import VideoRecord
+from emopipe.pipeline.table.smoothing import smoothing
 from emopipe.pipeline.table.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -112,7 +114,14 @@ def run_analysis(
     if missing := missing_backend(settings.backend):
         raise SettingsError(missing)
     description = describe(settings, checkpoint)
-    with open_store(out, description, checkpoint.classes, settings.landmarks, overwrite) as store:
+    with open_store(
+        out,
+        description,
+        checkpoint.classes,
+        settings.landmarks,
+        overwrite,
+        transforms=transforms_of(settings),
+    ) as store:
         if store.is_new:
             progress.on_new_output(_model_in_words(settings, checkpoint))
         names = store.names(file.path for file in inputs.files if not file.problem)
@@ -133,6 +142,14 @@ def run_analysis(
         store.finish()
         progress.on_end(store.others(records.keys()))
     return [records[file.name] for file in inputs.files]
+
+
+def transforms_of(settings: Settings) -> list[Transform]:
+    """What a video's rows pass through, in this order, when it is committed."""
+    transforms = []
+    if settings.smooth is not None:
+        transforms.append(smoothing(settings.smooth, settings.stride, settings.fps))
+    return transforms
 
 
 def _model_in_words(settings: Settings, checkpoint: Checkpoint) -> str:

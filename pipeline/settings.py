@@ -34,6 +34,9 @@ DEFAULT_DETECTOR = "centerface"
 MAX_FPS = 1000
 """Frames/s to sample at most: sampling steps through the instants one by one."""
 
+MAX_SMOOTH_S = 60
+"""Seconds to smooth over at most: rows are held back, and averaged one window each."""
+
 CROPS: tuple[CropMode, ...] = get_args(CropMode)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -129,6 +132,15 @@ class Settings:
         "Type of the column of landmarks; none leaves it out.",
         group="output",
         choices=LANDMARK_TYPES,
+    )
+    smooth: Literal["emonet"] | float | None = setting(
+        None,
+        "Add smoothed columns (*_smooth), track by track: emonet weighs a face's last five frames "
+        "as the published model does, a number averages over that many seconds around each frame.",
+        group="output",
+        above=0,
+        most=MAX_SMOOTH_S,
+        unset="no such columns",
     )
     device: str = setting(
         "auto",
@@ -252,6 +264,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         "start": settings.start,
         "end": settings.end,
         "landmarks": settings.landmarks,
+        "smooth": settings.smooth,
         "precision": settings.precision,
         "runtime": settings.runtime,
     }

@@ -150,7 +150,10 @@ def _emotion_stage(config: WorkerConfig, predictor: Predictor) -> EmotionStage:
     from emopipe.pipeline.stages import EmotionStage
     from emopipe.pipeline.table.schema import rows_schema
 
-    schema = rows_schema(config.checkpoint.classes, config.settings.landmarks)
+    settings = config.settings
+    schema = rows_schema(
+        config.checkpoint.classes, settings.landmarks, smooth=settings.smooth is not None
+    )
     return EmotionStage(predictor, schema)
 
 

@@ -38,11 +38,19 @@ def _parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+def _parse_smooth(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 FORMS = {
     "classes": Form(metavar="A,B,C", parse=_parse_names),
     "gpu": Form("--gpus"),
     "model": Form(envvar="EMOPIPE_MODEL"),
     "roi": Form(metavar="X1,Y1,X2,Y2", parse=parse_roi),
+    "smooth": Form(metavar="emonet|SECONDS", parse=_parse_smooth),
     "trained": Form("--train"),
 }
 """By field; the others need none."""

@@ -322,7 +322,8 @@ def _schema(path: Path) -> pa.Schema:
 def _schema_of(settings: dict[str, Any]) -> pa.Schema:
     """Return the schema of an output without rows: all its videos failed."""
     chosen = settings["settings"]
-    return rows_schema(tuple(chosen["classes"]), chosen["landmarks"], settings)
+    smooth = chosen.get("smooth") is not None  # up to schema version 2 there is none
+    return rows_schema(tuple(chosen["classes"]), chosen["landmarks"], settings, smooth)
 
 
 def _settings(schema: pa.Schema) -> dict[str, Any]:

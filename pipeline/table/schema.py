@@ -26,8 +26,10 @@ METADATA_KEY = b"emopipe"
 LandmarkType = Literal["float32", "float16", "none"]
 LANDMARK_TYPES: tuple[LandmarkType, ...] = get_args(LandmarkType)
 STATUSES = ("ok", "partial", "failed")
+SMOOTH = "_smooth"
+"""Ends the names of columns that hold the smoothed values of another: see `table.smoothing`."""
 
-DICTIONARY_COLUMNS = ["video", "emotion"]
+DICTIONARY_COLUMNS = ["video", "emotion", f"emotion{SMOOTH}"]
 """Columns of repeated texts, which Parquet stores as dictionaries; numbers rarely repeat."""
 
 _STRING_CODES = pa.dictionary(pa.int32(), pa.string())
@@ -128,7 +130,10 @@ class VideoRecord:
 
 
 def rows_schema(
-    classes: tuple[str, ...], landmarks: str = "float32", settings: dict[str, Any] | None = None
+    classes: tuple[str, ...],
+    landmarks: str = "float32",
+    settings: dict[str, Any] | None = None,
+    smooth: bool = False,
 ) -> pa.Schema:
     """Define the results table.
 
@@ -136,6 +141,7 @@ def rows_schema(
         classes: expression names; each has a column `p_<name>`.
         landmarks: "float32", "float16", or "none" for no such column.
         settings: how the table is made; stored as JSON in the schema's metadata.
+        smooth: whether there are columns of smoothed emotions.
 
     Returns:
         The schema. Boxes, landmarks and scores are described in `DetectedSpan`; `track`, `yaw`,
@@ -156,6 +162,10 @@ def rows_schema(
         pa.field("sharpness", pa.float32()),
         *(pa.field(name, pa.float32()) for name in ("yaw", "pitch", "roll")),
     ]
+    if smooth:
+        smoothed = ("emotion", *(f"p_{name}" for name in classes), "valence", "arousal")
+        types = {field.name: field.type for field in fields}
+        fields += [pa.field(f"{name}{SMOOTH}", types[name]) for name in smoothed]
     if landmarks != "none":
         element = pa.float16() if landmarks == "float16" else pa.float32()
         tensor = pa.fixed_shape_tensor(element, (N_LANDMARKS, 2), dim_names=("point", "xy"))
@@ -206,7 +216,8 @@ def span_rows(
     order = np.argsort(frame, kind="stable")
     frame, face = frame[order], face[order]
 
-    classes = [n.removeprefix("p_") for n in schema.names if n.startswith("p_")]
+    named = [n.removeprefix("p_") for n in schema.names if n.startswith("p_")]
+    classes = named[: predictions.probabilities.shape[1]]  # smoothed ones follow
     columns = {
         "face": span.face,
         **dict(zip(("x1", "y1", "x2", "y2"), span.boxes.T, strict=True)),

@@ -75,7 +75,8 @@ class Store:
         transforms: Sequence[Transform] = (),
     ) -> None:
         self.out = out
-        self.schema = rows_schema(classes, landmarks, description)
+        smooth = description["settings"].get("smooth") is not None
+        self.schema = rows_schema(classes, landmarks, description, smooth)
         self._description = description
         self._transforms = transforms
         self._storage = storage_for(out)

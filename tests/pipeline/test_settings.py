@@ -43,6 +43,12 @@ def test_precisions_are_those_of_the_predictor():
         ("backend", "opencv", "`backend` is one of pyav, decord, not 'opencv'"),
         ("crop", "round", "`crop` is one of square, box, not 'round'"),
         ("precision", "float8", "`precision` is one of auto, float32, bfloat16, float16, not"),
+        ("smooth", 0, "`smooth` is more than 0 and at most 60, not 0"),
+        ("smooth", -0.5, "`smooth` is more than 0 and at most 60, not -0.5"),
+        ("smooth", float("nan"), "`smooth` is more than 0 and at most 60, not nan"),
+        ("smooth", "emonett", "`smooth` is emonet or a number (more than 0 and at most 60), not"),
+        ("smooth", "0.5", "`smooth` is emonet or a number (more than 0 and at most 60), not '0.5'"),
+        ("smooth", True, "`smooth` is emonet or a number (more than 0 and at most 60), not True"),
         ("landmarks", "float64", "`landmarks` is one of float32, float16, none, not 'float64'"),
     ],
 )
@@ -109,8 +115,11 @@ def test_the_description_of_the_default_settings():
         '"detect_size": 640, "detector": "centerface", "end": null, "faces": "all", "fps": null, '
         '"landmarks": "float32", "max_faces": null, '
         '"min_score": null, "min_size": 0.0, "mirror": true, "precision": "float32", "roi": null, '
-        '"runtime": "torch", "start": null, "stride": 1}'
+        '"runtime": "torch", "smooth": null, "start": null, "stride": 1}'
     )
     assert describe(replace(settings, mirror=False), checkpoint)["settings"]["mirror"] is False
+    for smooth in ("emonet", 0.5):
+        made = describe(replace(settings, smooth=smooth), checkpoint)["settings"]
+        assert made["smooth"] == smooth
     assert description["device"] == "cpu"
     assert description["checkpoint"]["license"] == checkpoint.license

@@ -150,9 +150,9 @@ def test_the_tables_are_those_of_local_in_every_cell(
     assert max(progress.taken) == gpus  # Ray counts with some delay
 
 
-def test_followed_faces_are_those_of_local_in_every_cell(made, fake_gpus, tmp_path):
+def test_followed_and_smoothed_faces_are_those_of_local_in_every_cell(made, fake_gpus, tmp_path):
     found = find_inputs([made / name for name in ("face.mp4", "damaged.mp4", "two.png")])
-    settings = Settings(detect_every=4)
+    settings = Settings(detect_every=4, smooth=0.2)
     outs = {name: tmp_path / f"{name}.parquet" for name in ("local", "ray", "gpu")}
     run_local(found, outs["local"], settings)
     run(found, outs["ray"], settings, face_actors=2, gpus=0)

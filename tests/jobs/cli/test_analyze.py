@@ -367,7 +367,7 @@ def test_every_option_reaches_its_setting(
         "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
         "--backend decord --no-deinterlace "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
-        "--runtime torch --faces-per-batch 7 --threads 3 --no-mirror"
+        "--runtime torch --faces-per-batch 7 --threads 3 --no-mirror --smooth emonet"
     )
     analyze(media, *common, "--stride", "5")
     analyze(media, *common, "--fps", "2.5")
@@ -392,11 +392,25 @@ def test_every_option_reaches_its_setting(
         faces_per_batch=7,
         threads=3,
         mirror=False,
+        smooth="emonet",
     )
     assert [run["settings"] for run in runs] == [strided, replace(strided, stride=1, fps=2.5)]
     defaults = vars(Settings()) | vars(Selection())
     for setting, value in (vars(strided) | vars(strided.selection) | {"fps": 2.5}).items():
         assert value != defaults[setting], f"{setting} has no option, or is not tried here"
+
+
+def test_smoothing_takes_a_name_or_seconds(
+    here: Path, media: Path, runs: list[dict[str, Any]]
+) -> None:
+    for value in ("emonet", "0.5", "2"):
+        assert command("analyze", media, "--smooth", value).exit_code == 0
+    assert [run["settings"].smooth for run in runs] == ["emonet", 0.5, 2.0]
+    for wrong in ("emonett", "0,5", "0", "-1", "nan"):
+        refused = command("analyze", media, "--smooth", wrong)
+        assert refused.exit_code == 2
+        assert "--smooth is " in refused.output and "more than 0" in refused.output
+    assert len(runs) == 3
 
 
 def test_without_options_every_setting_has_its_default(
