@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from emopipe.pipeline.faces.selection import Selection
     from emopipe.pipeline.run import ProgressCallback
     from emopipe.pipeline.settings import Settings
-    from emopipe.pipeline.table.results import Results, read_results
+    from emopipe.pipeline.table.in_memory import Results
+    from emopipe.pipeline.table.results import read_results
 
 _PLACES = {
     "EmopipeError": "emonet.errors",
     "Faces": "pipeline.faces.base",
     "ProgressCallback": "pipeline.run",
-    "Results": "pipeline.table.results",
+    "Results": "pipeline.table.in_memory",
     "Selection": "pipeline.faces.selection",
     "Settings": "pipeline.settings",
     "analyze": "jobs.api",

@@ -23,7 +23,8 @@ from emopipe.pipeline.media.readers import DEFAULT_BACKEND
 from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Precision, Settings
 from emopipe.pipeline.storage import user_path
-from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.in_memory import Results
+from emopipe.pipeline.table.results import read_results
 from emopipe.pipeline.table.schema import LandmarkType
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emopipe.emonet.metrics import landmark_errors
-from emopipe.pipeline.table.results import Results
+from emopipe.pipeline.table.in_memory import Results
 
 if TYPE_CHECKING:  # loaded with the results: it takes half a second
     import pandas as pd

@@ -23,7 +23,7 @@ from emopipe.pipeline.faces.align import crop_boxes, cut
 from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.settings import DEFAULT_DETECTOR
-from emopipe.pipeline.table.results import Results
+from emopipe.pipeline.table.in_memory import Results
 
 _DIMENSIONS = ("valence", "arousal")
 _LANDMARKS_ARE_THE_BOX = BoxToLandmarks(shift=(0.0, 0.0), scale=1.0)

@@ -4,73 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from emopipe.emonet.arguments import did_you_mean, public
 from emopipe.emonet.errors import EmopipeError
-from emopipe.emonet.labels import N_LANDMARKS
 from emopipe.pipeline.storage import storage_for, user_path
+from emopipe.pipeline.table.in_memory import LANDMARKS, Results, in_memory
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
 
-if TYPE_CHECKING:  # writing needs no pandas, which takes half a second to load
-    import pandas as pd
-
-_LANDMARKS = "landmarks"
 _VIDEOS = ".videos.parquet"
 
 
 class ResultsError(EmopipeError):
     """Results that cannot be read, or do not hold what was asked for."""
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Results:
-    """A results table read into memory.
-
-    Attributes:
-        rows: one row per face per sampled frame, ordered by video, frame and face; integers are
-            nullable, and a frame without a face has its face columns null. The landmarks are not
-            among its columns.
-        landmarks: (len(rows), 68, 2) float32 x y in pixels of the frame as displayed, NaN where
-            there is no face; None if they were not kept, or not read.
-        settings: how the table was made.
-        videos: one row per input; None if the videos table is not beside the output.
-    """
-
-    rows: pd.DataFrame
-    landmarks: NDArray[np.float32] | None
-    settings: dict[str, Any]
-    videos: pd.DataFrame | None
-
-    def __repr__(self) -> str:
-        counts = [f"{len(self.rows):,} rows"]
-        if "video" in self.rows:
-            counts.append(f"{self.rows['video'].nunique():,} videos")
-        if "face" in self.rows:
-            face = self.rows["face"]
-            # Each frame has one row whose face is the first, or none.
-            counts.append(f"{(face.isna() | (face == 0)).sum():,} frames")
-            counts.append(f"{face.notna().sum():,} faces")
-        landmarks = "none" if self.landmarks is None else f"{self.landmarks.shape} float32"
-        model = self.settings.get("checkpoint", {}).get("name", "unknown")
-        columns = textwrap.fill(", ".join(self.rows.columns), 80, subsequent_indent=" " * 10)
-        return (
-            f"<Results: {', '.join(counts)}\n"
-            f" columns: {columns}\n"
-            f" landmarks: {landmarks}\n"
-            f" model: {model}>"
-        )
 
 
 @public
@@ -120,7 +73,7 @@ def read_results(
             table_of_videos = _only(table_of_videos, wanted_videos)
     tables = [table for file in files for table in _read_rows(file, schema, names, wanted_videos)]
     table = pa.concat_tables(tables or [schema.empty_table().select(names)]).unify_dictionaries()
-    return _results(table, _settings(schema), table_of_videos)
+    return in_memory(table, _settings(schema), table_of_videos)
 
 
 def read_records(path: Path) -> list[VideoRecord]:
@@ -259,9 +212,9 @@ def _names_to_read(
     columns: list[str] | None, landmarks: bool, schema: pa.Schema, out: Path
 ) -> list[str]:
     """Return the columns to read, in the table's order."""
-    known = [name for name in schema.names if name != _LANDMARKS]
+    known = [name for name in schema.names if name != LANDMARKS]
     for name in columns or ():
-        if name == _LANDMARKS:
+        if name == LANDMARKS:
             raise ResultsError(
                 "`columns` does not name the landmarks: they are an array of their own, which "
                 "`landmarks` includes or leaves out"
@@ -270,7 +223,7 @@ def _names_to_read(
             guess = did_you_mean(name, known) or f": it has {', '.join(known)}"
             raise ResultsError(f"`columns`: {out} has no column {name!r}{guess}")
     names = [name for name in known if columns is None or name in columns]
-    return [*names, _LANDMARKS] if landmarks and _LANDMARKS in schema.names else names
+    return [*names, LANDMARKS] if landmarks and LANDMARKS in schema.names else names
 
 
 def _require_videos(
@@ -356,42 +309,3 @@ def _may_hold(group: pq.RowGroupMetaData, videos: list[str]) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return any(statistics.min <= video <= statistics.max for video in videos)
-
-
-def _results(table: pa.Table, settings: dict[str, Any], videos: pa.Table | None) -> Results:
-    landmarks = None
-    if _LANDMARKS in table.column_names:
-        landmarks = _landmark_array(table.column(_LANDMARKS))
-        table = table.drop_columns([_LANDMARKS])
-    rows = _to_pandas(table)
-    if "video" in rows:  # row groups are shared with videos that were not asked for
-        rows["video"] = rows["video"].cat.remove_unused_categories()
-    return Results(
-        rows=rows,
-        landmarks=landmarks,
-        settings=settings,
-        videos=None if videos is None else _to_pandas(videos),
-    )
-
-
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd
-
-    nullable = {
-        pa.int16(): pd.Int16Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-    }
-    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
-    return frame
-
-
-def _landmark_array(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    parts = []
-    for chunk in column.chunks:
-        storage = chunk.storage
-        points = np.full((len(storage), N_LANDMARKS * 2), np.nan, np.float32)
-        valid = np.asarray(storage.is_valid())
-        points[valid] = storage.flatten().to_numpy().reshape(-1, N_LANDMARKS * 2)
-        parts.append(points.reshape(-1, N_LANDMARKS, 2))
-    return np.concatenate(parts) if parts else np.zeros((0, N_LANDMARKS, 2), np.float32)

@@ -8,7 +8,7 @@ import pytest
 
 from emopipe.emonet.labels import OUTER_EYE_CORNERS
 from emopipe.pipeline.agreement import agreement
-from emopipe.pipeline.table.results import Results
+from emopipe.pipeline.table.in_memory import Results
 
 EYES = 40.0
 """Pixels between the outer eye corners."""

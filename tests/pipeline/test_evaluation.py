@@ -18,7 +18,7 @@ from emopipe.pipeline.evaluation import (
 )
 from emopipe.pipeline.faces.align import crop_boxes, cut, to_frame
 from emopipe.pipeline.faces.detectors import load_detector
-from emopipe.pipeline.table.results import Results
+from emopipe.pipeline.table.in_memory import Results
 
 
 def test_landmarks_a_box_and_detection_lead_to_similar_predictions(tmp_path):

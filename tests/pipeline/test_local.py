@@ -30,8 +30,9 @@ from emopipe.pipeline.media.decoder import Decoder
 from emopipe.pipeline.media.repeat import repeat
 from emopipe.pipeline.run import ProgressCallback
 from emopipe.pipeline.settings import Settings, SettingsError
+from emopipe.pipeline.table.in_memory import Results
 from emopipe.pipeline.table.output import partial_path
-from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.results import read_results
 
 Analyzed = Callable[[str], Results]
 

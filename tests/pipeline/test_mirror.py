@@ -13,8 +13,9 @@ from emopipe.emonet.labels import MIRRORED_LANDMARKS
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.local import run
 from emopipe.pipeline.settings import Settings
+from emopipe.pipeline.table.in_memory import Results
 from emopipe.pipeline.table.output import OutputError
-from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.results import read_results
 
 SPARSE = Settings(stride=5)
 

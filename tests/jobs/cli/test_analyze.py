@@ -34,7 +34,8 @@ from emopipe.jobs.cluster import ClusterOptions
 from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.inputs import Inputs
 from emopipe.pipeline.settings import Settings
-from emopipe.pipeline.table.results import Results, read_results
+from emopipe.pipeline.table.in_memory import Results
+from emopipe.pipeline.table.results import read_results
 from emopipe.pipeline.table.store import Store
 
 BOX = ["x1", "y1", "x2", "y2"]
