@@ -96,6 +96,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def first_few(values: Sequence[object], most: int = 5) -> str:
+    """The first values in words, such as "a, b and 7 more"; "none" where there are none."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return (", ".join(map(str, values[:most])) or "none") + more
+
+
 def one_of(choices: Iterable[str]) -> str:
     """The choices in words."""
     known = tuple(choices)

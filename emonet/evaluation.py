@@ -109,8 +109,8 @@ class VideoReport:
 
     Attributes:
         notes: what to know when reading the scores, in sentences.
-        dimensions: scores by video and dimension, such as "clip.mp4: valence"; the last ones are
-            those of "all videos".
+        dimensions: scores by video and dimension, such as "clip.mp4: valence", or "clip.mp4, Ann:
+            valence" where people are named; the last ones are those of "all videos".
     """
 
     notes: tuple[str, ...]

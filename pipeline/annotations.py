@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from emopipe.emonet.arguments import counted
 from emopipe.emonet.data.csv_files import header_names, open_csv
 from emopipe.emonet.data.fer2013 import class_named
 from emopipe.emonet.errors import EmopipeError
 from emopipe.emonet.labels import EMOTIONS_8, NO_EXPRESSION
+from emopipe.pipeline.table.people import PERSON
 
 _PATH_NAMES = ("image", "path", "file", "filename", "subdirectory_filepath")
 _BOX_NAMES = (("x1", "y1", "x2", "y2"), ("face_x", "face_y", "face_width", "face_height"))
@@ -95,11 +97,11 @@ def read_continuous(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns video (its name in the results), time (s), valence and arousal; NaN where these are
-        not given (empty, or Aff-Wild's -5).
+        not given (empty, or Aff-Wild's -5). If the file says whom it rates: person too.
 
     Raises:
-        AnnotationError: it cannot be read, lacks a column or a time, or a number is invalid or out
-            of range.
+        AnnotationError: it cannot be read, lacks a column, a time or a person, or a number is
+            invalid or out of range.
     """
     table = _read_table(path)
     needed = ["video", "time", *_DIMENSIONS]
@@ -112,6 +114,7 @@ def read_continuous(path: Path) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "video": table["video"].astype(str),
+            **_persons(table, path),
             "time": times,
             "valence": dimensions[:, 0],
             "arousal": dimensions[:, 1],
@@ -163,6 +166,19 @@ def _dimensions(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
         )
     dimensions[~given] = np.nan
     return dimensions
+
+
+def _persons(table: pd.DataFrame, path: Path) -> dict[str, pd.Series]:
+    """The column of persons, if there is one."""
+    if PERSON not in table:
+        return {}
+    persons = table[PERSON].astype(str).str.strip()
+    if (unnamed := table[PERSON].isna() | (persons == "")).any():
+        raise AnnotationError(
+            f"{path} has {counted(int(unnamed.sum()), 'row')} without a person: name each row's, "
+            "or leave the column out"
+        )
+    return {PERSON: persons}
 
 
 def _expression(value: object, path: Path) -> int:

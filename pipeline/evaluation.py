@@ -1,12 +1,13 @@
 """Evaluation on labelled image files and of results on annotated videos."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from emopipe.emonet.arguments import first_few
 from emopipe.emonet.checkpoint import CropSpec
 from emopipe.emonet.evaluation import (
     VIEWS,
@@ -24,6 +25,7 @@ from emopipe.pipeline.faces.base import BoxToLandmarks, Detector, Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.settings import DEFAULT_DETECTOR
 from emopipe.pipeline.table.in_memory import Results
+from emopipe.pipeline.table.people import PERSON
 
 _DIMENSIONS = ("valence", "arousal")
 _LANDMARKS_ARE_THE_BOX = BoxToLandmarks(shift=(0.0, 0.0), scale=1.0)
@@ -105,70 +107,75 @@ def evaluate_images(predictor: Predictor, images: LabelledImages) -> ImageReport
 def join_continuous(
     results: Results, annotation: pd.DataFrame
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Join each frame's first face with the annotation that is nearest in time.
+    """Join the faces of each annotated person with the annotation that is nearest in time.
 
     The annotation must be within half of the usual interval between annotations, so that frames
-    outside of the annotated time do not count.
+    outside of the annotated time do not count. Whose faces count, see `_by_subject`.
 
     Args:
-        results: of `analyze`.
+        results: of `analyze`, with or without names of people.
         annotation: see `read_continuous`.
 
     Returns:
-        Columns video, time, valence, arousal (both predicted), valence_annotated and
-        arousal_annotated; and sentences about videos that one side lacks, and about those of which
-        few frames are annotated.
+        Columns subject (the video, and who if people are named in it), time, valence, arousal (both
+        predicted), valence_annotated and arousal_annotated; and sentences about subjects that one
+        side lacks, and about those of which few frames are annotated.
 
     Raises:
-        AnnotationError: nothing can be joined, or the annotation's times are no seconds.
+        AnnotationError: nothing can be joined, the annotation's times are no seconds, or it is not
+            known whom an annotation is about.
     """
     beyond = _annotated_far_beyond(results, annotation)
-    rows = results.rows.loc[results.rows["face"] == 0, ["video", "time", *_DIMENSIONS]]
-    rows = rows.astype({"video": str}).sort_values("time")
+    rows, annotation, unnamed = _by_subject(results.rows, annotation)
+    rows = rows.sort_values("time")
     joined = {
-        str(video): _join(predicted, annotated)
-        for video, predicted in rows.groupby("video")
-        if len(annotated := annotation[annotation["video"] == video])
+        str(subject): _join(predicted, annotated)
+        for subject, predicted in rows.groupby("subject")
+        if len(annotated := annotation[annotation["subject"] == subject])
     }
     table = pd.concat(joined.values()) if joined else pd.DataFrame()
-    there, wanted = set(rows["video"]), set(annotation["video"])
+    there, wanted = set(rows["subject"]), set(annotation["subject"])
     if not len(table):
         raise AnnotationError(
             "no annotated time has a face beside it: the results have the videos "
-            f"{_few(there)}, the annotation {_few(wanted)}"
+            f"{first_few(sorted(there))}, the annotation {first_few(sorted(wanted))}"
         )
-    faces = rows["video"].value_counts()
+    faces = rows["subject"].value_counts()
     sparse = {
-        f"{video} ({len(matched):,} of {faces[video]:,})"
-        for video, matched in joined.items()
-        if len(matched) < FEW_FRAMES * faces[video]
+        f"{subject} ({len(matched):,} of {faces[subject]:,})"
+        for subject, matched in joined.items()
+        if len(matched) < FEW_FRAMES * faces[subject]
     }
     notes = {
         "annotated, but without a face in the results": wanted - there,
         "in the results, but not annotated": there - wanted,
         "few of the frames with a face have an annotated time beside them": sparse,
+        "nobody is named, so the first face of each frame counts": unnamed,
         "annotated far beyond the last analyzed frame, as if `time` were no seconds": beyond,
     }
-    return table, tuple(f"{note}: {_few(videos)}" for note, videos in notes.items() if videos)
+    return table, tuple(
+        f"{note}: {first_few(sorted(videos))}" for note, videos in notes.items() if videos
+    )
 
 
 def evaluate_continuous(results: Results, annotation: pd.DataFrame) -> VideoReport:
-    """Score results on continuously annotated videos, each video and all together.
+    """Score results on continuously annotated videos, each video or person and all together.
 
     Args:
-        results: of `analyze`.
+        results: of `analyze`, with or without names of people.
         annotation: see `read_continuous`.
 
     Raises:
-        AnnotationError: no annotation belongs to a frame of the results.
+        AnnotationError: no annotation belongs to a frame of the results, or it is not known whom
+            one is about.
     """
     joined, notes = join_continuous(results, annotation)
-    videos = {str(video): rows for video, rows in joined.groupby("video")}
+    subjects = {str(subject): rows for subject, rows in joined.groupby("subject")}
     scores = {
-        f"{video}: {name}": score_dimension(
+        f"{subject}: {name}": score_dimension(
             rows[name].to_numpy(float), rows[f"{name}_annotated"].to_numpy(float)
         )
-        for video, rows in {**videos, "all videos": joined}.items()
+        for subject, rows in {**subjects, "all videos": joined}.items()
         for name in _DIMENSIONS
     }
     learnt_from = results.settings.get("checkpoint", {}).get("valence_arousal", "")
@@ -258,11 +265,92 @@ def _annotated_far_beyond(results: Results, annotation: pd.DataFrame) -> set[str
     return set(beyond.index)
 
 
+def _by_subject(
+    rows: pd.DataFrame, annotation: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, set[str]]:
+    """Find out whom each annotation is about, and keep their faces.
+
+    Where people are named in a video, their faces count: those of whom the annotation names; or, if
+    it names nobody, of the only one. Where nobody is named, the first face of each frame counts.
+
+    Args:
+        rows: of the results; with a column person if people are named.
+        annotation: see `read_continuous`.
+
+    Returns:
+        The rows that count and the annotation, both with a column subject: the video, followed by
+        the person if people are named in it; and the annotated videos in which nobody is, where
+        people are named in others.
+
+    Raises:
+        AnnotationError: a video has several named people and an annotation that does not say whose
+            it is, or is annotated for several and nobody is named.
+    """
+    rows, annotation = rows.reset_index(drop=True), annotation.reset_index(drop=True)
+    named, rated = _people_of(rows), _people_of(annotation)
+    _require_clear_subjects(sorted(set(annotation["video"])), named, rated)
+    with_names = rows["video"].isin(named)
+    counts = rows[PERSON].notna() if named else with_names
+    counts = counts | (~with_names & (rows["face"] == 0))
+    unnamed = set(annotation["video"]) & set(rows["video"]) - set(named)
+    only = annotation["video"].map({video: people[0] for video, people in named.items()})
+    return (
+        _with_subject(rows[counts], rows.get(PERSON, rows["video"]), named),
+        _with_subject(annotation, annotation.get(PERSON, only), named),
+        unnamed if named else set(),
+    )
+
+
+def _require_clear_subjects(
+    videos: Iterable[str], named: Mapping[str, list[str]], rated: Mapping[str, list[str]]
+) -> None:
+    """Raise unless it is known whose each video's annotation is.
+
+    Args:
+        videos: the annotated ones.
+        named: the people of each video that has names.
+        rated: those of each video whose annotation says whose it is.
+    """
+    for video in videos:
+        there, wanted = named.get(video, []), rated.get(video, [])
+        if len(there) > 1 and not wanted:
+            raise AnnotationError(
+                f"{video} has {len(there)} named people ({first_few(there)}), and the annotation "
+                "does not say whose it is: add a column person to it, or name only that one in `people`"
+            )
+        if len(wanted) > 1 and not there:
+            raise AnnotationError(
+                f"{video} is annotated for {len(wanted)} people ({first_few(wanted)}), and no track "
+                "of it has a name: name them in `people`, a CSV of video, track, person"
+            )
+
+
+def _people_of(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The people of each video that has any."""
+    if PERSON not in table:
+        return {}
+    pairs = table[["video", PERSON]].astype(object).dropna().drop_duplicates()
+    return {str(video): sorted(people) for video, people in pairs.groupby("video")[PERSON]}
+
+
+def _with_subject(table: pd.DataFrame, person: pd.Series, named: Collection[str]) -> pd.DataFrame:
+    """Only what is joined, with the column subject.
+
+    Args:
+        table: rows or annotation.
+        person: of each row.
+        named: the videos in which people are named.
+    """
+    video = table["video"].astype(str)
+    subject = video.where(~video.isin(named), video + ", " + person.astype(object).astype(str))
+    return table[["time", *_DIMENSIONS]].assign(subject=subject)
+
+
 def _join(predicted: pd.DataFrame, annotated: pd.DataFrame) -> pd.DataFrame:
     """Join a video's frames with the annotation nearest in time."""
     return pd.merge_asof(
         predicted,
-        annotated.sort_values("time").drop(columns="video"),
+        annotated.sort_values("time").drop(columns="subject"),
         on="time",
         direction="nearest",
         # pandas' stubs only allow dates as times.
@@ -275,8 +363,3 @@ def _half_step(times: "pd.Series[float]") -> float:
     """Half of the median interval between annotations, s; infinite for a single one."""
     steps = times.drop_duplicates().sort_values().diff()
     return float(steps.median()) / 2 if len(steps) > 1 else float("inf")
-
-
-def _few(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown or "none"

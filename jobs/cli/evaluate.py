@@ -8,7 +8,7 @@ import click
 
 from emopipe.emonet.errors import EvaluationError
 from emopipe.jobs.cli.base import Command, option, table_console
-from emopipe.jobs.cli.options import build, given, options_of
+from emopipe.jobs.cli.options import build, given, options_of, people_option
 from emopipe.pipeline.settings import Settings
 
 if TYPE_CHECKING:  # loaded by the run only: PyTorch takes seconds that --help need not wait
@@ -25,7 +25,8 @@ _NETWORK = ("model", "device", "precision")  # fields of `Settings`
     required=True,
     group="data",
     help="FER2013 (CSV, also packed, or folder); a CSV of images with expression, valence, "
-    "arousal; or, with --results, a CSV of video, time (s), valence, arousal.",
+    "arousal; or, with --results, a CSV of video, time (s), valence, arousal, and, where several "
+    "people are rated, person.",
 )
 @option(
     "--results",
@@ -33,6 +34,7 @@ _NETWORK = ("model", "device", "precision")  # fields of `Settings`
     group="data",
     help="What `emopipe analyze` made of the annotated videos: file or folder.",
 )
+@people_option
 @option(
     "--root",
     type=click.Path(path_type=Path),
@@ -53,6 +55,7 @@ _NETWORK = ("model", "device", "precision")  # fields of `Settings`
 def evaluate(
     data: Path,
     results: Path | None,
+    people: Path | None,
     root: Path | None,
     ferplus: Path | None,
     skip_bad: bool,
@@ -70,13 +73,14 @@ def evaluate(
         (results, (*_NETWORK, "ferplus", "skip_bad")),
         (images, ("ferplus", "skip_bad")),
         (not images, ("root",)),
+        (not results, ("people",)),
     ):
         if applies and (named := given(*unused)):
             raise click.UsageError(
                 f"--{named[0].replace('_', '-')} does not apply to scoring {data}: leave it out"
             )
     if results:
-        report = _score_results(data, results)
+        report = _score_results(data, results, people)
     elif {"video", "time"} <= columns:
         raise EvaluationError(
             f"{data} annotates videos: analyze them first, and give the results as `results`"
@@ -123,9 +127,11 @@ def _score_images(predictor: "Predictor", data: Path, root: Path | None) -> "Rep
     return evaluate_images(predictor, read_images(data, root))
 
 
-def _score_results(data: Path, results: Path) -> "Report":
+def _score_results(data: Path, results: Path, people: Path | None) -> "Report":
     from emopipe.pipeline.annotations import read_continuous
     from emopipe.pipeline.evaluation import evaluate_continuous
     from emopipe.pipeline.table.results import read_results
 
-    return evaluate_continuous(read_results(results), read_continuous(data))
+    return evaluate_continuous(
+        read_results(results, people=people, landmarks=False), read_continuous(data)
+    )

@@ -68,6 +68,15 @@ class _Choices(click.Choice[str]):
         return value
 
 
+people_option = option(
+    "--people",
+    type=click.Path(path_type=Path),
+    group="data",
+    help="CSV of video, track, person: whose tracks they are; two with one name are one person.",
+)
+"""For commands that read results: `read_results` takes its value."""
+
+
 def options_of(*settings: Any, only: Collection[str] = ()) -> Decorator:
     """Add an option for each field of settings that is declared with `emonet.fields.setting`.
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emopipe.emonet.arguments import did_you_mean, public
+from emopipe.emonet.arguments import did_you_mean, first_few, public
 from emopipe.emonet.errors import EmopipeError
 from emopipe.pipeline.storage import storage_for, user_path
 from emopipe.pipeline.table.in_memory import LANDMARKS, Results, in_memory
+from emopipe.pipeline.table.people import (
+    COLUMNS_OF_TRACKS,
+    PERSON,
+    person_column,
+    read_people,
+    require_videos,
+)
 from emopipe.pipeline.table.schema import METADATA_KEY, VideoRecord, rows_schema
 
 _VIDEOS = ".videos.parquet"
@@ -32,6 +40,7 @@ def read_results(
     columns: str | Sequence[str] | None = None,
     videos: str | Sequence[str] | None = None,
     landmarks: bool = True,
+    people: str | os.PathLike[str] | None = None,
 ) -> Results:
     """Read an output of `analyze` into pandas.
 
@@ -49,15 +58,28 @@ def read_results(
         >>> list(valence.rows.columns)
         ['video', 'time', 'valence']
 
+    Names of people come from a CSV file with the columns video, track and person, such as
+
+        video,track,person
+        debate.mp4,0,Ann
+        debate.mp4,1,Bob
+        debate.mp4,4,Ann
+
+    They are a column `person` beside `track`, a category that is null where nobody is named: tracks
+    0 and 4 are one person. The table itself stays as it was measured.
+
     Args:
         path: the Parquet file, or the folder of them.
         columns: names of the columns to read, one or several; they come in the table's order. None
             for all.
         videos: names of the videos to read, one or several; None for all.
         landmarks: whether to read the landmarks, the larger part of the table.
+        people: a CSV file of names for tracks; None for no column `person`.
 
     Raises:
         ResultsError: nothing readable is there, or a column or video is not in it.
+        PeopleError: the names cannot be read, are of videos or tracks that are not there, or give
+            two faces of one frame to one person.
     """
     out = _as_path(path)
     wanted_columns = _as_names(columns)
@@ -65,15 +87,29 @@ def read_results(
     _require_output(out)
     files, table_of_videos = _files(out), _table_of_videos(out)
     schema = _schema(files[0]) if files else _schema_of(read_settings(present_videos_path(out)))
+    named = None if people is None else read_people(user_path(people))
+    if named and wanted_columns is not None:
+        wanted_columns = [name for name in wanted_columns if name != PERSON]
     names = _names_to_read(wanted_columns, landmarks, schema, out)
+    needed = COLUMNS_OF_TRACKS if named else ()
+    read = [name for name in schema.names if name in {*names, *needed}]
+    known = _known_videos(table_of_videos, files, out) if named or wanted_videos else []
+    if named:
+        require_videos(named, known, out)
     if wanted_videos is not None:
-        _require_videos(wanted_videos, table_of_videos, files, out)
+        _require_videos(wanted_videos, known, out)
         files = _files_of(wanted_videos, files, out)
         if table_of_videos is not None:
             table_of_videos = _only(table_of_videos, wanted_videos)
-    tables = [table for file in files for table in _read_rows(file, schema, names, wanted_videos)]
-    table = pa.concat_tables(tables or [schema.empty_table().select(names)]).unify_dictionaries()
-    return in_memory(table, _settings(schema), table_of_videos)
+    tables = [table for file in files for table in _read_rows(file, schema, read, wanted_videos)]
+    table = pa.concat_tables(tables or [schema.empty_table().select(read)]).unify_dictionaries()
+    results = in_memory(table, _settings(schema), table_of_videos)
+    if named is None:
+        return results
+    rows = results.rows
+    person = person_column(rows, named, wanted_videos)
+    rows.insert(read.index("track") + 1, PERSON, person)
+    return replace(results, rows=rows[[name for name in rows if name in {PERSON, *names}]])
 
 
 def read_records(path: Path) -> list[VideoRecord]:
@@ -177,7 +213,7 @@ def _require_output(out: Path) -> None:
     children = storage_for(out).children(out)
     outputs = [str(child) for child in children if _is_file(present_videos_path(child))]
     if outputs:
-        raise ResultsError(f"{out} is no output itself: read {_few(sorted(outputs))}")
+        raise ResultsError(f"{out} is no output itself: read {first_few(sorted(outputs))}")
     if not _files(out):
         raise ResultsError(
             f"{out} is neither a results file nor a folder with results in it: give what "
@@ -219,6 +255,10 @@ def _names_to_read(
                 "`columns` does not name the landmarks: they are an array of their own, which "
                 "`landmarks` includes or leaves out"
             )
+        if name == PERSON:
+            raise ResultsError(
+                f"`columns`: {out} has no column 'person': give a CSV file of names as `people`"
+            )
         if name not in known:
             guess = did_you_mean(name, known) or f": it has {', '.join(known)}"
             raise ResultsError(f"`columns`: {out} has no column {name!r}{guess}")
@@ -226,25 +266,22 @@ def _names_to_read(
     return [*names, LANDMARKS] if landmarks and LANDMARKS in schema.names else names
 
 
-def _require_videos(
-    videos: list[str], table_of_videos: pa.Table | None, files: list[Path], out: Path
-) -> None:
+def _known_videos(table_of_videos: pa.Table | None, files: list[Path], out: Path) -> list[str]:
+    """Return the videos of an output."""
     if table_of_videos is not None:
-        known = table_of_videos.column("video").to_pylist()
-    elif is_single_file(out):
+        videos: list[str] = table_of_videos.column("video").to_pylist()
+        return videos
+    if is_single_file(out):
         (rows,) = _read_rows(out, _schema(out), ["video"], None)
-        known = rows.column("video").unique().to_pylist()
-    else:
-        known = [file.relative_to(out).with_suffix("").as_posix() for file in files]
+        return [str(name) for name in rows.column("video").unique().to_pylist()]
+    return [file.relative_to(out).with_suffix("").as_posix() for file in files]
+
+
+def _require_videos(videos: list[str], known: list[str], out: Path) -> None:
     for name in videos:
         if name not in known:
-            guess = did_you_mean(name, known) or f": it has {_few(known)}"
+            guess = did_you_mean(name, known) or f": it has {first_few(known)}"
             raise ResultsError(f"`videos`: {out} has no video {name!r}{guess}")
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _only(table: pa.Table, videos: list[str]) -> pa.Table:

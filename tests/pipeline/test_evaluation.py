@@ -149,3 +149,84 @@ def test_two_raters_of_the_same_times_are_no_closer_than_their_times(tmp_path):
     made = results([0.1, 1.1, 2.1], [0.1, 0.2, 0.3])
     joined, _ = join_continuous(made, ratings(tmp_path / "r.csv", [0, 0, 1, 1, 2, 2]))
     assert len(joined) == 3
+
+
+def two_people(persons=("Ann", "Bob"), video="a.mp4"):
+    """Four frames of two faces; Ann's valence grows, Bob's falls, and they change places."""
+    times = np.repeat(np.arange(4.0), 2)
+    first = np.array([0, 1, 1, 0, 0, 1, 1, 0])  # which of the two each row is of
+    valence = np.where(first == 0, times / 10, 0.9 - times / 10).astype(np.float32)
+    rows = pd.DataFrame(
+        {
+            "video": pd.Categorical([video] * 8),
+            "time": times,
+            "face": pd.array([0, 1] * 4, "Int16"),
+            "person": pd.Categorical.from_codes(
+                [i if persons[i] else -1 for i in first], ["Ann", "Bob"]
+            ),
+            "valence": valence,
+            "arousal": valence / 2,
+        }
+    )
+    return Results(rows, None, {}, None)
+
+
+def people_ratings(path, *lines, columns="video,time,person,valence,arousal"):
+    path.write_text("\n".join([columns, *lines]) + "\n")
+    return read_continuous(path)
+
+
+def test_each_named_person_is_scored_against_their_own_annotation(tmp_path):
+    lines = [f"a.mp4,{t},Ann,{t / 10},0" for t in range(4)]
+    lines += [f"a.mp4,{t},Bob,{0.9 - t / 10},0" for t in range(4)]
+    annotation = people_ratings(tmp_path / "r.csv", *lines, "a.mp4,0,Cem,0,0")
+    report = evaluate_continuous(two_people(), annotation)
+    assert list(report.dimensions) == [
+        f"{who}: {name}"
+        for who in ("a.mp4, Ann", "a.mp4, Bob", "all videos")
+        for name in ("valence", "arousal")
+    ]
+    for who in ("Ann", "Bob"):
+        scores = report.dimensions[f"a.mp4, {who}: valence"]
+        assert (scores.samples, round(scores.ccc, 6)) == (4, 1)
+    assert report.dimensions["all videos: valence"].samples == 8
+    assert report.notes == ("annotated, but without a face in the results: a.mp4, Cem",)
+
+
+def test_the_only_named_person_counts_though_the_first_face_is_another(tmp_path):
+    lines = [f"a.mp4,{t},{t / 10},0" for t in range(4)]
+    annotation = people_ratings(tmp_path / "r.csv", *lines, columns="video,time,valence,arousal")
+    report = evaluate_continuous(two_people(("Ann", None)), annotation)
+    assert report.dimensions["a.mp4, Ann: valence"].ccc == pytest.approx(1)
+    assert report.notes == ()
+    first = two_people()
+    del first.rows["person"]
+    assert evaluate_continuous(first, annotation).dimensions["a.mp4: valence"].ccc < 0.5
+
+
+def test_it_must_be_known_whom_an_annotation_is_about(tmp_path):
+    lines = [f"a.mp4,{t},0,0" for t in range(4)]
+    plain = people_ratings(tmp_path / "r.csv", *lines, columns="video,time,valence,arousal")
+    with pytest.raises(AnnotationError, match=r"a\.mp4 has 2 named people \(Ann, Bob\)") as raised:
+        evaluate_continuous(two_people(), plain)
+    assert "add a column person to it, or name only that one in `people`" in str(raised.value)
+    both = people_ratings(tmp_path / "r.csv", "a.mp4,0,Ann,0,0", "a.mp4,0,Bob,0,0")
+    with pytest.raises(AnnotationError, match=r"annotated for 2 people \(Ann, Bob\)") as raised:
+        evaluate_continuous(two_people((None, None)), both)
+    assert "name them in `people`, a CSV of video, track, person" in str(raised.value)
+    with pytest.raises(AnnotationError, match="has 1 row without a person: name each row's"):
+        people_ratings(tmp_path / "r.csv", "a.mp4,0,Ann,0,0", "a.mp4,0, ,0,0")
+
+
+def test_in_videos_without_names_the_first_face_counts_and_a_note_says_so(tmp_path):
+    made = two_people()
+    other = two_people((None, None), "b.mp4").rows
+    made = Results(pd.concat([made.rows, other]).astype({"video": "category"}), None, {}, None)
+    lines = [f"{video},{t},Ann,{t / 10},0" for video in ("a.mp4", "b.mp4") for t in range(4)]
+    joined, notes = join_continuous(made, people_ratings(tmp_path / "r.csv", *lines))
+    assert joined.subject.value_counts().to_dict() == {"a.mp4, Ann": 4, "b.mp4": 4}
+    assert joined.valence[joined.subject == "b.mp4"].tolist() == pytest.approx([0, 0.8, 0.2, 0.6])
+    assert notes == (
+        "in the results, but not annotated: a.mp4, Bob",
+        "nobody is named, so the first face of each frame counts: b.mp4",
+    )
