@@ -316,12 +316,13 @@ def _require_clear_subjects(
         if len(there) > 1 and not wanted:
             raise AnnotationError(
                 f"{video} has {len(there)} named people ({first_few(there)}), and the annotation "
-                "does not say whose it is: add a column person to it, or name only that one in `people`"
+                "does not say whose it is: add a column person to it, or name only that one in "
+                "`people`"
             )
         if len(wanted) > 1 and not there:
             raise AnnotationError(
-                f"{video} is annotated for {len(wanted)} people ({first_few(wanted)}), and no track "
-                "of it has a name: name them in `people`, a CSV of video, track, person"
+                f"{video} is annotated for {len(wanted)} people ({first_few(wanted)}), and no "
+                "track of it has a name: name them in `people`, a CSV of video, track, person"
             )
 
 
