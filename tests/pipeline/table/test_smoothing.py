@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_faces import face_clip
 from made_spans import a_span, a_video
 
+from emopipe import analyze
 from emopipe.emonet.labels import EMOTIONS_8
-from emopipe.pipeline.run import transforms_of
-from emopipe.pipeline.settings import Settings
 from emopipe.pipeline.table.results import read_results
 from emopipe.pipeline.table.schema import rows_schema, span_rows
 from emopipe.pipeline.table.smoothing import EMONET_WEIGHTS, smoothing
@@ -272,12 +272,11 @@ def test_many_rows_take_no_loop_over_each(kind):
 
 
 @pytest.mark.parametrize("smooth", [None, "emonet", 0.5])
-def test_a_run_has_the_columns_where_it_asks_for_them(tmp_path, smooth):
-    chosen = Settings(smooth=smooth)
-    description = {"settings": {"smooth": smooth, "landmarks": "float32", "classes": EMOTIONS_8}}
+def test_results_have_the_columns_where_they_are_asked_for(tmp_path, smooth):
+    transforms = [on_one_track, *([smoothing(smooth)] if smooth else [])]
     out = tmp_path / "results.parquet"
     with open_store(
-        out, description, EMOTIONS_8, transforms=[on_one_track, *transforms_of(chosen)]
+        out, {"settings": {"smooth": smooth}}, EMOTIONS_8, transforms=transforms
     ) as store:
         video = a_video(tmp_path, "a.mp4", frames=30)
         span, predictions = a_span([1] * 30, "a.mp4", stride=1)
@@ -295,6 +294,13 @@ def test_a_run_has_the_columns_where_it_asks_for_them(tmp_path, smooth):
         assert results.rows.emotion_smooth.dtype == "category"
         assert results.rows.valence_smooth.std() < results.rows.valence.std()
     assert results.landmarks.shape == (30, 68, 2)
+
+
+def test_analyze_smooths_what_is_on_a_track(tmp_path):
+    rows = analyze(face_clip(tmp_path), smooth="emonet", stride=2).rows
+    for name in ("emotion", "p_happy", "valence", "arousal"):
+        assert (rows[f"{name}_smooth"].notna() == rows.track.notna()).all()
+    assert not [name for name in analyze(face_clip(tmp_path), stride=25).rows if "smooth" in name]
 
 
 def on_one_track(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
