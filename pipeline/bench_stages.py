@@ -177,8 +177,8 @@ class Stages:
 
     def _align(self) -> Iterator[Step]:
         for frames, faces in zip(self._frames, self._faces, strict=True):
-            _, crops = self._aligned(frames, faces)
-            sharpness(crops)
+            boxes, crops = self._aligned(frames, faces)
+            sharpness(crops, boxes, np.concatenate([one.boxes for one in faces]))
             yield len(faces), len(crops)
 
     def _network(self) -> Iterator[Step]:

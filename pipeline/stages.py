@@ -240,7 +240,9 @@ def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int
         size: side of the crops, pixels.
     """
     counts = [len(one.faces.scores) for one in frames]
+    boxes = _joined([one.faces.boxes for one in frames], (0, 4), np.float32)
     crops = _joined([one.crops for one in frames], (0, size, size, 3), np.uint8)
+    crop_boxes = _joined([one.boxes for one in frames], (0, 4), np.float32)
     predictions = [one.predictions for one in frames if one.predictions]
     return DetectedSpan(
         video=video,
@@ -249,11 +251,11 @@ def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int
         times=np.array([one.time for one in frames], np.float64),
         frame=np.repeat(np.arange(len(frames)), counts),
         face=_joined([np.arange(count) for count in counts], (0,), np.int16),
-        boxes=_joined([one.faces.boxes for one in frames], (0, 4), np.float32),
+        boxes=boxes,
         scores=_joined([one.faces.scores for one in frames], (0,), np.float32),
         crops=crops,
-        crop_boxes=_joined([one.boxes for one in frames], (0, 4), np.float32),
-        sharpness=sharpness(crops),
+        crop_boxes=crop_boxes,
+        sharpness=sharpness(crops, crop_boxes, boxes),
         predictions=concatenated(predictions) if predictions else None,
     )
 

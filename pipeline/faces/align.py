@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 CropMode = Literal["square", "box"]
 
+_FACE_PIXELS = 49
+"""Mean side of a face in `grey_crops`."""
+
+_MIDDLE_PIXELS = 32  # of them are looked at for sharpness: forehead to mouth
+_BLUR_REACH = 9  # pixels that filters read around them
+_CONTRAST_FLOOR = 0.5  # grey levels: without contrast nothing is sharp
+
 
 def crop_boxes(
     faces: Faces, calibration: BoxToLandmarks, crop: CropSpec, mode: CropMode = "square"
@@ -114,21 +121,79 @@ def to_crop(
     return ((points - corners) / extents * size).astype(np.float32)
 
 
-def sharpness(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Measure how much fine detail each crop has: the variance of its Laplacian.
+def sharpness(
+    crops: NDArray[np.uint8],
+    crop_boxes: NDArray[np.floating[Any]],
+    boxes: NDArray[np.floating[Any]],
+) -> NDArray[np.float32]:
+    """Measure how sharp each face is: how much of its contrast is in its finest detail.
 
-    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study",
-    ICPR 2000. It is low for blurred, strongly compressed and enlarged faces. Compare it only
-    between crops of one size, and with care between people and lighting conditions.
+    The middle of the face is seen at one size, whatever the model's crops and the face's size in
+    the frame. The contrast finer than a Gaussian of 1 pixel is divided by that finer than one of 4
+    pixels, the face being 49 pixels large (standard deviations both). The ratio does not depend on
+    light and little on the person. A face blurred by a Gaussian of 4 % of its size has about 0.14,
+    whether it has 30 or 600 pixels; one of 20 sharp pixels 0.2, sharp ones of 70 or more 0.25 to
+    0.45.
 
     Args:
         crops: (n, size, size, 3) uint8 RGB.
+        crop_boxes: (n, 4) where they lie, x1 y1 x2 y2 in pixels of the frame.
+        boxes: (n, 4) the faces' boxes, likewise.
 
     Returns:
-        (n,) float32, in squared grey levels (of 0 to 255).
+        (n,) float32, 0 or more; 0 for a crop of one colour.
     """
-    greys = (cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops)
-    return np.array([cv2.Laplacian(grey, cv2.CV_32F).var() for grey in greys], np.float32)
+    greys = grey_crops(crops, crop_boxes, boxes)
+    return np.array([_fine_share(_middle(grey)) for grey in greys], np.float32)
+
+
+def grey_crops(
+    crops: NDArray[np.uint8],
+    crop_boxes: NDArray[np.floating[Any]],
+    boxes: NDArray[np.floating[Any]],
+) -> list[NDArray[np.float32]]:
+    """Turn crops grey and shrink them to where each face has about 49 pixels.
+
+    Crops of 64 pixels, as the bundled model takes, keep their size; none is enlarged.
+
+    Args:
+        crops: (n, size, size, 3) uint8 RGB.
+        crop_boxes: (n, 4) where they lie, x1 y1 x2 y2 in pixels of the frame.
+        boxes: (n, 4) the faces' boxes, likewise.
+
+    Returns:
+        n square images, float32, grey levels from 0 to 255.
+    """
+    sides, faces = (np.mean(b[:, 2:] - b[:, :2], axis=1) for b in (crop_boxes, boxes))
+    ratios = np.clip(sides / np.maximum(faces, 1e-3), 0.5, 4)
+    return [
+        _shrunk(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), round(_FACE_PIXELS * ratio))
+        for crop, ratio in zip(crops, ratios.tolist(), strict=True)
+    ]
+
+
+def _shrunk(grey: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Shrink a square image to a side, unless it is about that or smaller."""
+    if side < 0.95 * len(grey):
+        grey = np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    return grey.astype(np.float32)
+
+
+def _middle(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The middle of a face from `grey_crops`, with what blurring it needs around it."""
+    margin = max(0, (len(grey) - _MIDDLE_PIXELS) // 2 - _BLUR_REACH)
+    return np.ascontiguousarray(grey[margin : len(grey) - margin, margin : len(grey) - margin])
+
+
+def _fine_share(grey: NDArray[np.float32]) -> float:
+    """The share of the contrast, see `sharpness`."""
+    reach = min(_BLUR_REACH, (len(grey) - 1) // 2)
+    inner = (slice(reach, len(grey) - reach),) * 2
+    # The broad Gaussian as two box filters of equal variance in sum: a quarter of the time.
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), 1)
+    broad = grey - cv2.blur(cv2.blur(grey, (9, 9)), (11, 11))
+    finest, contrast = (float(cv2.meanStdDev(band[inner])[1].item()) for band in (fine, broad))
+    return finest / (contrast + _CONTRAST_FLOOR)
 
 
 def _region(

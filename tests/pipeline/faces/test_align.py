@@ -129,7 +129,7 @@ def test_no_faces_give_no_crops() -> None:
     crops = cut(np.zeros((4, 4, 3), np.uint8), boxes, 64)
     assert boxes.shape == (0, 4)
     assert crops.shape == (0, 64, 64, 3)
-    assert sharpness(crops).shape == (0,)
+    assert sharpness(crops, boxes, boxes).shape == (0,)
     assert to_frame(np.zeros((0, 68, 2), np.float32), boxes, 64).shape == (0, 68, 2)
 
 
@@ -188,10 +188,60 @@ def test_crops_hardly_depend_on_the_detector(
         np.testing.assert_allclose(np.subtract(*centres) / 2 / side, 0, atol=0.05)
 
 
-def test_blur_lowers_sharpness_and_flat_has_none(clips: Path) -> None:
+@pytest.fixture
+def sharp_face(clips: Path) -> tuple[NDArray[np.uint8], Faces]:
+    """A frame and its face of 187 pixels."""
     frame = clip_frames(clips / "single_face.mp4")[0]
-    frames = [frame, cv2.GaussianBlur(frame, (0, 0), 2), cv2.GaussianBlur(frame, (0, 0), 6)]
-    box = box_at(300, 180, 200, 200)
-    crops = np.concatenate([cut(one, box, 64) for one in [*frames, np.full_like(frame, 90)]])
-    sharp, soft, softer, flat = sharpness(crops)
-    assert sharp > soft > softer > flat == 0
+    (faces,) = load_detector("centerface").detect([frame])
+    return frame, faces
+
+
+def sharpness_of(
+    frame: NDArray[np.uint8], faces: Faces, size: int = 64, crop: CropSpec = PUBLISHED_CROP
+) -> float:
+    boxes = crop_boxes(faces, load_detector("centerface").calibration, crop)
+    return float(sharpness(cut(frame, boxes, size), boxes, faces.boxes).item())
+
+
+def test_blur_lowers_sharpness_and_flat_has_none(
+    sharp_face: tuple[NDArray[np.uint8], Faces],
+) -> None:
+    frame, faces = sharp_face
+    blurred = (cv2.GaussianBlur(frame, (0, 0), sigma) for sigma in (2, 6, 12))
+    values = [sharpness_of(image, faces) for image in [frame, *blurred, np.full_like(frame, 90)]]
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == 5
+    assert values[-1] == 0
+
+
+def test_sharpness_depends_neither_on_light_nor_on_the_models_crop(
+    sharp_face: tuple[NDArray[np.uint8], Faces],
+) -> None:
+    frame, faces = sharp_face
+    sharp = sharpness_of(frame, faces)
+    dark = (frame * 0.5).astype(np.uint8)
+    assert sharpness_of(dark, faces) == pytest.approx(sharp, rel=0.05)
+    bundled = CropSpec(1.39, (0.0, -0.13))
+    assert sharpness_of(frame, faces, 64, bundled) == pytest.approx(
+        sharpness_of(frame, faces, 256, bundled), rel=0.15
+    )
+    assert sharpness_of(frame, faces, 256, PUBLISHED_CROP) == pytest.approx(
+        sharpness_of(frame, faces, 256, bundled), rel=0.15
+    )
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 2])
+def test_a_blurred_face_has_one_sharpness_at_any_size(
+    sharp_face: tuple[NDArray[np.uint8], Faces], scale: float
+) -> None:
+    frame, faces = sharp_face
+    blurred = cv2.GaussianBlur(frame, (0, 0), float(faces.sides.item()) * 6 / 160)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(blurred, None, fx=scale, fy=scale, interpolation=method)
+    moved = Faces(faces.boxes * np.float32(scale), faces.scores)
+    bundled = CropSpec(1.39, (0.0, -0.13))
+    expected = sharpness_of(np.asarray(blurred, np.uint8), faces, crop=bundled)
+    assert 0.1 < expected < 0.175
+    assert sharpness_of(np.asarray(resized, np.uint8), moved, crop=bundled) == pytest.approx(
+        expected, rel=0.12
+    )
