@@ -21,7 +21,13 @@ from emopipe.pipeline.faces.selection import FaceChoice, Selection
 from emopipe.pipeline.inputs import find_inputs
 from emopipe.pipeline.media.readers import DEFAULT_BACKEND
 from emopipe.pipeline.run import ProgressCallback
-from emopipe.pipeline.settings import DEFAULT_DETECTOR, DEFAULT_MODEL, Precision, Settings
+from emopipe.pipeline.settings import (
+    DEFAULT_DETECTOR,
+    DEFAULT_MAX_GAP_S,
+    DEFAULT_MODEL,
+    Precision,
+    Settings,
+)
 from emopipe.pipeline.storage import user_path
 from emopipe.pipeline.table.in_memory import Results
 from emopipe.pipeline.table.results import read_results
@@ -49,6 +55,7 @@ def analyze(  # noqa: D417 -- the help of the settings is added below
     max_faces: int | None = None,
     faces: FaceChoice = "all",
     roi: tuple[float, float, float, float] | None = None,
+    max_gap: float = DEFAULT_MAX_GAP_S,
     model: str = DEFAULT_MODEL,
     classes: Sequence[str] | None = None,
     crop: CropMode = "square",

@@ -19,6 +19,7 @@ from emopipe.emonet.predictor import Predictions, Predictor
 from emopipe.emonet.roofline import counted_flop
 from emopipe.emonet.runtime import Compute
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
+from emopipe.pipeline.faces.appearance import appearances
 from emopipe.pipeline.faces.base import Detector, Faces
 from emopipe.pipeline.faces.centerface import flop_per_image
 from emopipe.pipeline.faces.detectors import (
@@ -29,12 +30,14 @@ from emopipe.pipeline.faces.detectors import (
     weights_files,
 )
 from emopipe.pipeline.faces.selection import Selection, select
+from emopipe.pipeline.media.cuts import thumbnail
 from emopipe.pipeline.media.decoder import Decoder, Frames
 from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video
+from emopipe.pipeline.run import transforms_of
 from emopipe.pipeline.settings import Settings, compute_of, describe
 from emopipe.pipeline.stages import DETECTION_BATCH, FrameFaces, detected_span
-from emopipe.pipeline.table.schema import DetectedSpan, span_rows
+from emopipe.pipeline.table.schema import DetectedSpan, span_rows, with_clues
 from emopipe.pipeline.table.store import open_store, part_key
 
 STAGES = ("decode", "detect", "align", "network", "write")
@@ -179,6 +182,7 @@ class Stages:
         for frames, faces in zip(self._frames, self._faces, strict=True):
             boxes, crops = self._aligned(frames, faces)
             sharpness(crops, boxes, np.concatenate([one.boxes for one in faces]))
+            self._appearances(frames, faces)
             yield len(faces), len(crops)
 
     def _network(self) -> Iterator[Step]:
@@ -192,11 +196,17 @@ class Stages:
         description = describe(self._settings, checkpoint)
         frames, faces = [], 0
         with open_store(
-            self._out, description, checkpoint.classes, self._settings.landmarks, overwrite=True
+            self._out,
+            description,
+            checkpoint.classes,
+            self._settings.landmarks,
+            overwrite=True,
+            transforms=transforms_of(self._settings),
         ) as store:
             for number, span, predictions in self._whole_video():
                 points = to_frame(predictions.landmarks, span.crop_boxes, checkpoint.input_size)
-                store.write(key, number, span_rows(span, predictions, points, store.schema))
+                rows = span_rows(span, predictions, points, store.schema)
+                store.write(key, number, with_clues(rows, span))
                 frames.append(span.frame_indices)
                 faces += len(span.crops)
             wanted = np.concatenate(frames).astype(np.int64)
@@ -246,13 +256,28 @@ class Stages:
         ]
         return np.concatenate(boxes), np.concatenate(crops)
 
+    def _appearances(self, frames: Frames, faces: list[Faces]) -> list[NDArray[np.float32]]:
+        calibration = self._detector.calibration
+        return [
+            appearances(image, one, calibration)
+            for image, one in zip(frames.images, faces, strict=True)
+        ]
+
     def _span(self, frames: Frames, faces: list[Faces]) -> DetectedSpan:
         boxes, crops = self._aligned(frames, faces)
         ends = np.cumsum([len(one) for one in faces])[:-1]
-        columns = (frames.frame_indices.tolist(), frames.times.tolist(), faces)
-        joined = zip(*columns, np.split(boxes, ends), np.split(crops, ends), strict=True)
+        joined = zip(
+            frames.frame_indices.tolist(),
+            frames.times.tolist(),
+            faces,
+            np.split(boxes, ends),
+            np.split(crops, ends),
+            self._appearances(frames, faces),
+            map(thumbnail, frames.images),
+            strict=True,
+        )
         size = self._predictor.checkpoint.input_size
-        return detected_span(self._video.name, 0, [FrameFaces(*one) for one in joined], size)
+        return detected_span(self._video, 0, [FrameFaces(*one) for one in joined], size)
 
 
 def detector_runs(settings: Settings) -> tuple[str, str]:

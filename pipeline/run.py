@@ -21,6 +21,7 @@ from emopipe.pipeline.table.commit import Transform
 from emopipe.pipeline.table.schema import VideoRecord
 from emopipe.pipeline.table.smoothing import smoothing
 from emopipe.pipeline.table.store import Store, open_store
+from emopipe.pipeline.table.tracks import tracking
 
 if TYPE_CHECKING:
     from emopipe.emonet.checkpoint import Checkpoint
@@ -146,7 +147,7 @@ def run_analysis(
 
 def transforms_of(settings: Settings) -> list[Transform]:
     """What a video's rows pass through, in this order, when it is committed."""
-    transforms = []
+    transforms = [tracking(settings.max_gap)]
     if settings.smooth is not None:
         transforms.append(smoothing(settings.smooth, settings.stride, settings.fps))
     return transforms

@@ -34,6 +34,8 @@ DEFAULT_DETECTOR = "centerface"
 MAX_FPS = 1000
 """Frames/s to sample at most: sampling steps through the instants one by one."""
 
+DEFAULT_MAX_GAP_S = 30.0
+
 MAX_SMOOTH_S = 60
 """Seconds to smooth over at most: rows are held back, and averaged one window each."""
 
@@ -106,6 +108,12 @@ class Settings:
         least=SMALLEST_LONG_SIDE,
     )
     selection: Selection = field(default_factory=Selection)
+    max_gap: float = setting(
+        DEFAULT_MAX_GAP_S,
+        "Seconds after which a person who comes back gets a new track.",
+        group="faces",
+        least=0,
+    )
     model: str = setting(
         DEFAULT_MODEL,
         "Name of a model (see `emopipe models list`) or path of a checkpoint.",
@@ -257,6 +265,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
         **vars(settings.selection),
         "backend": settings.backend,
         "deinterlace": settings.deinterlace,
+        "max_gap": settings.max_gap,
         "crop": settings.crop,
         "mirror": settings.mirror,
         "stride": settings.stride,

@@ -13,17 +13,19 @@ from emopipe.emonet.checkpoint import Checkpoint
 from emopipe.emonet.model import EmoNet
 from emopipe.emonet.predictor import Predictions, Predictor, concatenated
 from emopipe.pipeline.faces.align import crop_boxes, cut, sharpness, to_frame
+from emopipe.pipeline.faces.appearance import DIMENSIONS, appearances
 from emopipe.pipeline.faces.base import Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.faces.following import Follower
 from emopipe.pipeline.faces.selection import select
+from emopipe.pipeline.media.cuts import THUMBNAIL, thumbnail
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
 from emopipe.pipeline.media.readers import other_backend
 from emopipe.pipeline.media.sampling import SPAN_FRAMES
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import MAX_ATTEMPTS, FailedSpan
 from emopipe.pipeline.settings import Settings, compute_of
-from emopipe.pipeline.table.schema import DetectedSpan, span_rows
+from emopipe.pipeline.table.schema import DetectedSpan, span_rows, with_clues
 
 DETECTION_BATCH = 16
 """Frames of one call of the detector: a finished span is not held back by frames after it."""
@@ -39,6 +41,8 @@ class FrameFaces:
         faces: n faces.
         boxes: (n, 4) float32, where their crops lie, in pixels of the frame.
         crops: (n, size, size, 3) uint8 RGB.
+        appearances: (n, 16) float32, see `pipeline.faces.appearance`.
+        thumbnail: (16, 16, 3) uint8 RGB of the frame.
         predictions: for the crops; None where the network has not run yet.
     """
 
@@ -47,6 +51,8 @@ class FrameFaces:
     faces: Faces
     boxes: NDArray[np.float32]
     crops: NDArray[np.uint8]
+    appearances: NDArray[np.float32]
+    thumbnail: NDArray[np.uint8]
     predictions: Predictions | None = None
 
 
@@ -145,14 +151,14 @@ class FaceStage:
                 return
             for frame in find(frames):
                 while frame.index > wanted[waiting[0]][-1]:  # its last frames are damaged
-                    yield detected_span(video.name, waiting.pop(0), collected, self._size)
+                    yield detected_span(video, waiting.pop(0), collected, self._size)
                     collected = []
                 collected.append(frame)
                 if frame.index == wanted[waiting[0]][-1]:
-                    yield detected_span(video.name, waiting.pop(0), collected, self._size)
+                    yield detected_span(video, waiting.pop(0), collected, self._size)
                     collected = []
         for span in waiting:
-            yield detected_span(video.name, span, collected, self._size)
+            yield detected_span(video, span, collected, self._size)
             collected = []
 
     def _detect(self, frames: Frames) -> Iterator[FrameFaces]:
@@ -169,7 +175,15 @@ class FaceStage:
                 boxes = crop_boxes(
                     faces, self._detector.calibration, self._crop, self._settings.crop
                 )
-                yield FrameFaces(index, time, faces, boxes, cut(image, boxes, self._size))
+                yield FrameFaces(
+                    index,
+                    time,
+                    faces,
+                    boxes,
+                    cut(image, boxes, self._size),
+                    appearances(image, faces, self._detector.calibration),
+                    thumbnail(image),
+                )
 
     def _following(
         self, wanted: Mapping[int, NDArray[np.int64]]
@@ -195,8 +209,19 @@ class FaceStage:
             found = follower.find(
                 list(frames.images), times, periods[np.searchsorted(planned, indices)]
             )
-            for index, time, one in zip(indices.tolist(), times, found, strict=True):
-                yield FrameFaces(index, time, one.faces, one.crop_boxes, one.crops, one.predictions)
+            for index, time, image, one in zip(
+                indices.tolist(), times, frames.images, found, strict=True
+            ):
+                yield FrameFaces(
+                    index,
+                    time,
+                    one.faces,
+                    one.crop_boxes,
+                    one.crops,
+                    appearances(image, one.faces, self._detector.calibration),
+                    thumbnail(image),
+                    one.predictions,
+                )
 
         return find
 
@@ -227,14 +252,14 @@ class EmotionStage:
         predictions = span.predictions or self._predictor(span.crops)
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
-        return span_rows(span, predictions, landmarks, self._schema)
+        return with_clues(span_rows(span, predictions, landmarks, self._schema), span)
 
 
-def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int) -> DetectedSpan:
+def detected_span(video: Video, span: int, frames: Sequence[FrameFaces], size: int) -> DetectedSpan:
     """Join the frames of a span.
 
     Args:
-        video: the input's name.
+        video: the video.
         span: index of the span in the video.
         frames: in order; may be empty.
         size: side of the crops, pixels.
@@ -245,7 +270,7 @@ def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int
     crop_boxes = _joined([one.boxes for one in frames], (0, 4), np.float32)
     predictions = [one.predictions for one in frames if one.predictions]
     return DetectedSpan(
-        video=video,
+        video=video.name,
         span=span,
         frame_indices=np.array([one.index for one in frames], np.int32),
         times=np.array([one.time for one in frames], np.float64),
@@ -256,6 +281,9 @@ def detected_span(video: str, span: int, frames: Sequence[FrameFaces], size: int
         crops=crops,
         crop_boxes=crop_boxes,
         sharpness=sharpness(crops, crop_boxes, boxes),
+        appearances=_joined([one.appearances for one in frames], (0, DIMENSIONS), np.float32),
+        thumbnails=_joined([one.thumbnail[None] for one in frames], (0, *THUMBNAIL), np.uint8),
+        frame_size=(video.width, video.height),
         predictions=concatenated(predictions) if predictions else None,
     )
 

@@ -52,6 +52,9 @@ def a_span(
         crops=np.zeros((n, 64, 64, 3), np.uint8),
         crop_boxes=rng.random((n, 4), np.float32),
         sharpness=rng.random(n, np.float32),
+        appearances=rng.random((n, 16), np.float32),
+        thumbnails=rng.integers(0, 256, (len(faces_per_frame), 16, 16, 3), np.uint8),
+        frame_size=(64, 48),
     )
     predictions = Predictions(
         probabilities=rng.dirichlet(np.ones(8), n).astype(np.float32),

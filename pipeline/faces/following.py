@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from emopipe.pipeline.faces.align import CropMode, crop_boxes, cut, to_frame
 from emopipe.pipeline.faces.base import Detector, Faces, overlaps
 from emopipe.pipeline.faces.selection import Selection, select, selected
+from emopipe.pipeline.media.cuts import CUT_LEVELS, difference, thumbnail
 
 if TYPE_CHECKING:
     from emopipe.emonet.predictor import Predictions, Predictor
@@ -33,13 +33,6 @@ LEAST_SCORE_RATIO = 0.9
 
 MOST_OVERLAP = 0.3
 """Followed boxes that overlap by more (intersection over union) may have slid onto one face."""
-
-CUT_LEVELS = 25.0
-"""A frame that differs from the one before by more grey levels (of 0 to 255), on average over
-`_THUMBNAIL`, follows a cut."""
-
-_THUMBNAIL = (16, 16)  # pixels
-_COARSE = 160  # pixels of the long side from which the thumbnail is made: enough, and cheap
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class _Frame:
 
     image: NDArray[np.uint8]
     time: float
-    thumbnail: NDArray[np.float32]
+    thumbnail: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -77,14 +70,14 @@ class _Chain:
         landmarks: (n, 68, 2) on it, in pixels of the frame.
         last_landmarks: (n, 68, 2) on the last frame.
         last_time: the last frame's, s.
-        last_thumbnail: the last frame's, see `_thumbnail`.
+        last_thumbnail: the last frame's, see `pipeline.media.cuts`.
     """
 
     detected: FollowedFaces
     landmarks: NDArray[np.float32]
     last_landmarks: NDArray[np.float32]
     last_time: float
-    last_thumbnail: NDArray[np.float32]
+    last_thumbnail: NDArray[np.uint8]
 
 
 class Follower:
@@ -132,7 +125,7 @@ class Follower:
             active = [c for c, frames in enumerate(frames_of) if step < len(frames)]
             frames = [int(frames_of[c][step]) for c in active]
             results = self._step(
-                [_Frame(images[i], times[i], _thumbnail(images[i])) for i in frames],
+                [_Frame(images[i], times[i], thumbnail(images[i])) for i in frames],
                 [chains[c] for c in active],
             )
             for c, i, (seen, chain) in zip(active, frames, results, strict=True):
@@ -224,7 +217,7 @@ def _followed(chain: _Chain, frame: _Frame) -> Faces | None:
     """Where the chain's faces are on the next frame; None where only a detection can tell."""
     if frame.time - chain.last_time > MAX_STEP_S:
         return None
-    if np.abs(frame.thumbnail - chain.last_thumbnail).mean() > CUT_LEVELS:
+    if difference(frame.thumbnail, chain.last_thumbnail) > CUT_LEVELS:
         return None
     faces = chain.detected.faces
     boxes = moved(
@@ -249,10 +242,3 @@ def _continued(chain: _Chain, frame: _Frame, landmarks: NDArray[np.float32]) -> 
         last_time=frame.time,
         last_thumbnail=frame.thumbnail,
     )
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Shrink a frame for comparison: (16, 16, 3) float32, from 0 to 255."""
-    step = max(1, max(image.shape) // _COARSE)
-    small = cv2.resize(image[::step, ::step], _THUMBNAIL, interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from emopipe.emonet.arguments import counted
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.table.parts import failure_reason
-from emopipe.pipeline.table.schema import VideoRecord
+from emopipe.pipeline.table.schema import CLUES, VideoRecord
 
 Transform = Callable[[Iterator[pa.Table]], Iterator[pa.Table]]
 """Takes the rows of one video, a table a span, ordered by frame and face, and yields them changed.
 
-It fills columns; rows, their order and the schema stay. It may hold tables back and yield others
+It fills columns; rows, their order and the schema stay. Beside the results' columns, those of
+`table.schema.CLUES` are there to be read. It may hold tables back and yield others
 than it was given: memory is bounded by what it holds.
 """
 
@@ -62,6 +63,7 @@ class OrderedRows:
         for transform in self._transforms:
             rows = transform(rows)
         for table in rows:
+            table = table.drop_columns([name for name in CLUES if name in table.column_names])
             self._check_schema(table)
             self._require_same_rows(np.array_equal(_keys(table), self._next_keys(table.num_rows)))
             self.faces += table.num_rows - table.column("face").null_count

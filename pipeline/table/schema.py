@@ -19,7 +19,7 @@ from emopipe.emonet.labels import N_LANDMARKS
 if TYPE_CHECKING:  # PyTorch takes seconds to load, and reading results does not need it
     from emopipe.emonet.predictor import Predictions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = b"emopipe"
 """Key of the tables' Parquet metadata: a JSON object that says how they were made."""
 
@@ -31,6 +31,9 @@ SMOOTH = "_smooth"
 
 DICTIONARY_COLUMNS = ["video", "emotion", f"emotion{SMOOTH}"]
 """Columns of repeated texts, which Parquet stores as dictionaries; numbers rarely repeat."""
+
+CLUES = ("appearance", "thumbnail")
+"""Columns that only parts have, and that end with the commit: tracks are made of them."""
 
 _STRING_CODES = pa.dictionary(pa.int32(), pa.string())
 
@@ -52,6 +55,9 @@ class DetectedSpan:
         crops: (n, size, size, 3) uint8 RGB.
         crop_boxes: (n, 4) float32, where each crop lies, in pixels of the frame.
         sharpness: (n,) float32, variance of the Laplacian of the grey crop.
+        appearances: (n, 16) float32, what each face looks like, see `pipeline.faces.appearance`.
+        thumbnails: (f, 16, 16, 3) uint8 RGB of the frames, see `pipeline.media.cuts`.
+        frame_size: width and height of the frames as displayed, pixels.
         predictions: for the crops; None where the network has not run yet.
 
     Raises:
@@ -69,13 +75,18 @@ class DetectedSpan:
     crops: NDArray[np.uint8]
     crop_boxes: NDArray[np.float32]
     sharpness: NDArray[np.float32]
+    appearances: NDArray[np.float32]
+    thumbnails: NDArray[np.uint8]
+    frame_size: tuple[int, int]
     predictions: Predictions | None = None
 
     def __post_init__(self) -> None:
-        if len(self.times) != len(self.frame_indices):
-            raise ValueError(f"{len(self.frame_indices)} frames have {len(self.times)} times")
-        n = len(self.frame)
-        for name in ("face", "boxes", "scores", "crops", "crop_boxes", "sharpness"):
+        n_frames, n = len(self.frame_indices), len(self.frame)
+        for name in ("times", "thumbnails"):
+            if len(getattr(self, name)) != n_frames:
+                raise ValueError(f"{n_frames} frames have {len(getattr(self, name))} {name}")
+        faces = ("face", "boxes", "scores", "crops", "crop_boxes", "sharpness", "appearances")
+        for name in faces:
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{n} faces have {len(getattr(self, name))} {name}")
         if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.frame_indices):
@@ -247,6 +258,30 @@ def span_rows(
         for field in schema
     ]
     return pa.Table.from_arrays(filled, schema=schema)
+
+
+def with_clues(rows: pa.Table, span: DetectedSpan) -> pa.Table:
+    """Add the columns of `CLUES` to a span's rows: the thumbnail to the first row of each frame.
+
+    Args:
+        rows: from `span_rows`.
+        span: what they are made of.
+    """
+    has_face = rows.column("face").is_valid().to_numpy()
+    face = np.where(has_face, np.cumsum(has_face) - 1, -1)
+    size = span.appearances.shape[1]
+    vectors = np.zeros((len(face), size), np.float32)
+    vectors[has_face] = span.appearances[face[has_face]]
+    appearance = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.ravel()), size, mask=pa.array(~has_face)
+    )
+    thumbnails: list[bytes | None] = [None] * len(face)
+    starts = np.flatnonzero(np.diff(rows.column("frame").to_numpy(), prepend=-1)).tolist()
+    for start, thumbnail in zip(starts, span.thumbnails, strict=True):
+        thumbnails[start] = thumbnail.tobytes()
+    for name, column in zip(CLUES, (appearance, pa.array(thumbnails, pa.binary())), strict=True):
+        rows = rows.append_column(name, column)
+    return rows
 
 
 def videos_table(records: list[VideoRecord], schema: pa.Schema) -> pa.Table:

@@ -113,7 +113,7 @@ def test_the_description_of_the_default_settings():
     assert json.dumps(decisive, sort_keys=True) == (
         '{"backend": "pyav", "crop": "square", "deinterlace": true, "detect_every": 1, '
         '"detect_size": 640, "detector": "centerface", "end": null, "faces": "all", "fps": null, '
-        '"landmarks": "float32", "max_faces": null, '
+        '"landmarks": "float32", "max_faces": null, "max_gap": 30.0, '
         '"min_score": null, "min_size": 0.0, "mirror": true, "precision": "float32", "roi": null, '
         '"runtime": "torch", "smooth": null, "start": null, "stride": 1}'
     )

@@ -196,7 +196,7 @@ def test_a_span_is_the_same_whether_a_run_begins_with_it_or_not(frames, damaged)
     stage = FaceStage(
         settings, model().checkpoint, cast(Decoder, LossyDecoder(frames, damaged)), model()
     )
-    video = cast(Video, SimpleNamespace(name="clip", backend="pyav"))
+    video = cast(Video, SimpleNamespace(name="clip", backend="pyav", width=320, height=320))
     _, later = stage.spans(video, spans)
     [alone] = stage.spans(video, {1: spans[1]})
     for field in fields(DetectedSpan):
