@@ -36,8 +36,8 @@ from emopipe.pipeline.media.sampling import spans_of
 from emopipe.pipeline.media.video import Video
 from emopipe.pipeline.run import transforms_of
 from emopipe.pipeline.settings import Settings, compute_of, describe
-from emopipe.pipeline.stages import DETECTION_BATCH, FrameFaces, detected_span
-from emopipe.pipeline.table.schema import DetectedSpan, span_rows, with_clues
+from emopipe.pipeline.stages import DETECTION_BATCH, FrameFaces, detected_span, measured_rows
+from emopipe.pipeline.table.schema import DetectedSpan, with_clues
 from emopipe.pipeline.table.store import open_store, part_key
 
 STAGES = ("decode", "detect", "align", "network", "write")
@@ -205,7 +205,9 @@ class Stages:
         ) as store:
             for number, span, predictions in self._whole_video():
                 points = to_frame(predictions.landmarks, span.crop_boxes, checkpoint.input_size)
-                rows = span_rows(span, predictions, points, store.schema)
+                rows = measured_rows(
+                    span, predictions, points, store.schema, self._settings.detector
+                )
                 store.write(key, number, with_clues(rows, span))
                 frames.append(span.frame_indices)
                 faces += len(span.crops)

@@ -100,7 +100,7 @@ class LocalEngine:
 
     def work(self, store: Store, files: list[InputFile], _estimate: Estimate) -> Iterator[Finished]:
         """Analyze inputs in their order; see `pipeline.run.Work`."""
-        emotions = EmotionStage(self._predictor, store.schema)
+        emotions = EmotionStage(self._predictor, store.schema, self._settings.detector)
         with ThreadPoolExecutor(1) as beside:
             try:
                 for file in files:

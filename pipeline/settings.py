@@ -20,6 +20,7 @@ from emopipe.emonet.files import sha256_of
 from emopipe.emonet.runtime import RUNTIMES, Compute, Runtime, cpu_compute, resolve_runtime
 from emopipe.pipeline.faces.align import CropMode
 from emopipe.pipeline.faces.detectors import DETECTORS, LONG_SIDE, SMALLEST_LONG_SIDE, weights_files
+from emopipe.pipeline.faces.quality import thresholds
 from emopipe.pipeline.faces.selection import Selection
 from emopipe.pipeline.media.readers import BACKENDS, DEFAULT_BACKEND
 from emopipe.pipeline.media.sampling import sample
@@ -287,6 +288,7 @@ def describe(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
             "source": checkpoint.source,
             "valence_arousal": checkpoint.valence_arousal,
         },
+        "usable": thresholds(settings.detector),
         "device": settings.device,
         "faces_per_batch": settings.faces_per_batch,
         "settings": json.loads(canonical),

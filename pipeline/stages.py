@@ -17,6 +17,8 @@ from emopipe.pipeline.faces.appearance import DIMENSIONS, appearances
 from emopipe.pipeline.faces.base import Faces
 from emopipe.pipeline.faces.detectors import load_detector
 from emopipe.pipeline.faces.following import Follower
+from emopipe.pipeline.faces.pose import head_poses
+from emopipe.pipeline.faces.quality import SeenFaces, usable
 from emopipe.pipeline.faces.selection import select
 from emopipe.pipeline.media.cuts import THUMBNAIL, thumbnail
 from emopipe.pipeline.media.decoder import DecodeError, Decoder, Frames
@@ -232,10 +234,12 @@ class EmotionStage:
     Args:
         predictor: the network.
         schema: of the results.
+        detector: name of the detector that finds the faces.
     """
 
-    def __init__(self, predictor: Predictor, schema: pa.Schema) -> None:
+    def __init__(self, predictor: Predictor, schema: pa.Schema, detector: str) -> None:
         self._predictor = predictor
+        self._detector = detector
         self._schema = schema
 
     def rows(self, span: DetectedSpan) -> pa.Table | FailedSpan:
@@ -252,7 +256,41 @@ class EmotionStage:
         predictions = span.predictions or self._predictor(span.crops)
         size = self._predictor.checkpoint.input_size
         landmarks = to_frame(predictions.landmarks, span.crop_boxes, size)
-        return with_clues(span_rows(span, predictions, landmarks, self._schema), span)
+        return with_clues(
+            measured_rows(span, predictions, landmarks, self._schema, self._detector), span
+        )
+
+
+def measured_rows(
+    span: DetectedSpan,
+    predictions: Predictions,
+    landmarks: NDArray[np.float32],
+    schema: pa.Schema,
+    detector: str,
+) -> pa.Table:
+    """A span's rows, with the heads' pose and whether the faces are usable.
+
+    Args:
+        span: frames and faces.
+        predictions: for the span's crops.
+        landmarks: (n, 68, 2) float32 in pixels of the frame.
+        schema: of the results.
+        detector: name of the detector that found the faces.
+    """
+    poses = head_poses(landmarks)
+    seen = SeenFaces(
+        boxes=span.boxes,
+        scores=span.scores,
+        crops=span.crops,
+        crop_boxes=span.crop_boxes,
+        sharpness=span.sharpness,
+        landmarks=landmarks,
+        landmark_score=predictions.landmark_score,
+        poses=poses,
+        frame_size=span.frame_size,
+    )
+    flags = usable(seen, detector=detector)
+    return span_rows(span, predictions, landmarks, schema, poses.angles, flags)
 
 
 def detected_span(video: Video, span: int, frames: Sequence[FrameFaces], size: int) -> DetectedSpan:

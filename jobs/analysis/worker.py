@@ -154,7 +154,7 @@ def _emotion_stage(config: WorkerConfig, predictor: Predictor) -> EmotionStage:
     schema = rows_schema(
         config.checkpoint.classes, settings.landmarks, smooth=settings.smooth is not None
     )
-    return EmotionStage(predictor, schema)
+    return EmotionStage(predictor, schema, settings.detector)
 
 
 def _finished(emotions: EmotionStage, span: DetectedSpan) -> SpanRows | FailedSpan:

@@ -35,6 +35,7 @@ DICTIONARY_COLUMNS = ["video", "emotion", f"emotion{SMOOTH}"]
 CLUES = ("appearance", "thumbnail")
 """Columns that only parts have, and that end with the commit: tracks are made of them."""
 
+_ANGLES = ("yaw", "pitch", "roll")
 _STRING_CODES = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -155,8 +156,8 @@ def rows_schema(
         smooth: whether there are columns of smoothed emotions.
 
     Returns:
-        The schema. Boxes, landmarks and scores are described in `DetectedSpan`; `track`, `yaw`,
-        `pitch` and `roll` are null in this version.
+        The schema. Boxes, landmarks and scores are described in `DetectedSpan`; `track` is
+        filled when a video is committed.
     """
     fields = [
         pa.field("video", _STRING_CODES, nullable=False),
@@ -171,7 +172,8 @@ def rows_schema(
         pa.field("arousal", pa.float32()),
         pa.field("landmark_score", pa.float32()),
         pa.field("sharpness", pa.float32()),
-        *(pa.field(name, pa.float32()) for name in ("yaw", "pitch", "roll")),
+        *(pa.field(name, pa.float32()) for name in _ANGLES),
+        pa.field("usable", pa.bool_()),
     ]
     if smooth:
         smoothed = ("emotion", *(f"p_{name}" for name in classes), "valence", "arousal")
@@ -211,7 +213,12 @@ def videos_schema(settings: dict[str, Any] | None = None) -> pa.Schema:
 
 
 def span_rows(
-    span: DetectedSpan, predictions: Predictions, landmarks: NDArray[np.float32], schema: pa.Schema
+    span: DetectedSpan,
+    predictions: Predictions,
+    landmarks: NDArray[np.float32],
+    schema: pa.Schema,
+    angles: NDArray[np.float32] | None = None,
+    usable: NDArray[np.bool_] | None = None,
 ) -> pa.Table:
     """Build one span's rows, ordered by frame, then face; a frame without a face has one row.
 
@@ -220,6 +227,8 @@ def span_rows(
         predictions: for the span's crops, in the same order.
         landmarks: (n, 68, 2) float32 in pixels of the frame.
         schema: from `rows_schema`.
+        angles: (n, 3) yaw, pitch, roll in degrees, see `pipeline.faces.pose`; None: null.
+        usable: (n,), see `pipeline.faces.quality`; None: null.
     """
     without_face = np.setdiff1d(np.arange(len(span.frame_indices)), span.frame)
     frame = np.concatenate((span.frame, without_face))
@@ -238,6 +247,8 @@ def span_rows(
         "arousal": predictions.arousal,
         "landmark_score": predictions.landmark_score,
         "sharpness": span.sharpness,
+        **({} if angles is None else dict(zip(_ANGLES, angles.T, strict=True))),
+        **({} if usable is None else {"usable": usable}),
     }
     arrays = {name: _nullable(values, face) for name, values in columns.items()}
     arrays["video"] = pa.DictionaryArray.from_arrays(
