@@ -1,9 +1,10 @@
 """Head pose from the 68 landmarks: a mean face turned until its points lie on them.
 
-Angles are those of 300W-LP and AFLW2000 (Zhu et al., CVPR 2016): with x to the right, y up and z out
-of the image, points = scale · R · face + shift, R = Rx(pitch) · Ry(yaw) · Rz(roll), where
+Angles are those of 300W-LP and AFLW2000 (Zhu et al., CVPR 2016): with x to the right, y up and z
+out of the image, points = scale · R · face + shift, R = Rx(pitch) · Ry(yaw) · Rz(roll), where
 Rx = [[1, 0, 0], [0, c, s], [0, −s, c]], Ry = [[c, 0, −s], [0, 1, 0], [s, 0, c]] and
-Rz = [[c, s, 0], [−s, c, 0], [0, 0, 1]].
+Rz = [[c, s, 0], [−s, c, 0], [0, 0, 1]]. Positive yaw turns the nose to the image's left, positive
+pitch lifts it, positive roll tilts the head clockwise.
 """
 
 from dataclasses import dataclass

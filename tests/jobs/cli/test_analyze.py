@@ -365,7 +365,8 @@ def test_every_option_reaches_its_setting(
     common = shlex.split(
         "--model m.pth --classes a,b --detector sfd --detector-weights w --detect-size 320 "
         "--detect-every 5 "
-        "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box --max-gap 7 "
+        "--min-score 0.7 --min-size 30 --max-faces 3 --faces largest --roi 1,2,3,4 --crop box "
+        "--max-gap 7 "
         "--backend decord --no-deinterlace "
         "--start 1.5 --end 2.5 --landmarks none --device cuda --precision float16 "
         "--runtime torch --faces-per-batch 7 --threads 3 --no-mirror --smooth emonet"
