@@ -9,7 +9,7 @@ LANDMARKS68 = $(SHARED)/data/landmarks68/landmarks68.parquet
 DATA := build/fer2013
 FER2013 = $(DATA)/fer2013.csv
 
-.PHONY: help demo test test-jobs test-others lint types check calibrate pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos fuzz bench-data bench-landmarks
+.PHONY: help demo test test-jobs test-others lint types check calibrate learn-faces pretrain finetune bench bench-memory bench-bookkeeping bench-ray chaos fuzz bench-data bench-landmarks
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ calibrate: $(INSTALLED)  ## measure how detectors' boxes lie on faces (needs the
 	for detector in yunet blazeface; do \
 	    $(BIN)/python -m emopipe.pipeline.faces.calibrate $(LANDMARKS68) --detector $$detector \
 	        --detector-weights $(SHARED)/weights || exit; \
+	done
+
+learn-faces: $(INSTALLED)  ## learn anew what tracks, pose and usable are made with (needs the reference data)
+	for what in mean_face appearance visibility; do \
+	    $(BIN)/python -m emopipe.pipeline.faces.learn_$$what $(LANDMARKS68) pretrained || exit; \
 	done
 
 $(FER2013): | $(INSTALLED)

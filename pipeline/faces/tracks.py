@@ -14,15 +14,12 @@ from scipy.optimize import linear_sum_assignment
 from emopipe.pipeline.faces.tracklets import Person, Tracklet, TrackletFinder
 from emopipe.pipeline.media.cuts import CUT_SHARE
 
-MAX_GAP_S = 30.0
-"""For so long a person who is not seen is remembered, by default."""
-
 ALIKE = 14.0
-"""Within this distance of appearances two faces may be one person's: of people whose appearance was
-not learnt 94 % of images of one in one scene, 1.5 % of those of two."""
+"""Within this distance of appearances two faces may be one person's. Of people from whom nothing
+was learnt so near are 97 % of one's images in one scene, and 5 % of those of two people."""
 
 ALIKE_NEAR = 20.0
-"""The same where place agrees: in one shot, at most `NEAR_S` later, within a face's size."""
+"""The same where place agrees: within one shot, at most `NEAR_S` later, within a face's size."""
 
 NEAR_S = 1.5
 
@@ -40,7 +37,7 @@ class Tracker:
         max_gap: s, for how long a person who is not seen is remembered.
     """
 
-    def __init__(self, max_gap: float = MAX_GAP_S) -> None:
+    def __init__(self, max_gap: float) -> None:
         self._max_gap = max_gap
         self._finder = TrackletFinder()
         self._open: list[Tracklet] = []
