@@ -55,8 +55,8 @@ class _Waiting:
 def tracking(max_gap: float) -> Transform:
     """Number the people of a video from 0, in the order in which they are first seen.
 
-    Rows are held back until it is known whose they are: some ten seconds of video, and a span. A face
-    that is no more than a flicker of the detector has no track.
+    Rows are held back until it is known whose they are: some ten seconds of video, and a span.
+    A face that is no more than a flicker of the detector has no track.
 
     Args:
         max_gap: s, for how long a person who is not seen is remembered.
